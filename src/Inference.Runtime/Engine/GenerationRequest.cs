@@ -1,0 +1,56 @@
+using Inference.Runtime.Sampling;
+
+namespace Inference.Runtime.Engine;
+
+/// <summary>
+/// What a client asks of the engine: token ids in, with everything resolved (no unset values). Immutable.
+/// </summary>
+public sealed record GenerationRequest
+{
+    /// <summary>For logs and events; need not be unique.</summary>
+    public required string RequestId { get; init; }
+
+    /// <summary>At least one token; every id in [0, vocabulary).</summary>
+    public required IReadOnlyList<int> PromptTokenIds { get; init; }
+
+    public required SamplingParams Sampling { get; init; }
+
+    /// <summary>Most tokens to generate, at least 1; prompt + this must fit the context.</summary>
+    public required int OutputTokensMax { get; init; }
+
+    /// <summary>Token ids that end the answer (the model's EOS among them unless the client ignores it); not part of the text.</summary>
+    public IReadOnlyList<int> StopTokenIds { get; init; } = [];
+
+    /// <summary>Strings that end the answer; cut from the text.</summary>
+    public IReadOnlyList<string> StopStrings { get; init; } = [];
+
+    /// <summary>Keep the stop string in the text.</summary>
+    public bool IncludeStop { get; init; }
+
+    /// <summary>Tokens flagged special appear in the text (chat parsers need them).</summary>
+    public bool KeepSpecialTokens { get; init; }
+
+    /// <summary>Report this many most likely tokens per output token besides the chosen one; null = no logprobs.</summary>
+    public int? TopLogprobs { get; init; }
+
+    /// <summary>Whose request it is; separates what may be shared.</summary>
+    public string Tenant { get; init; } = "";
+
+    /// <summary>When the answer is of no more use; null = never.</summary>
+    public DateTimeOffset? Deadline { get; init; }
+}
+
+/// <summary>Why an answer ended.</summary>
+public enum FinishReason
+{
+    /// <summary>An end token, a stop token or a stop string.</summary>
+    Stop,
+    /// <summary><see cref="GenerationRequest.OutputTokensMax"/> or the context limit.</summary>
+    Length,
+    /// <summary>The client cancelled or went away.</summary>
+    Cancelled,
+    /// <summary>The deadline passed.</summary>
+    DeadlineExceeded,
+    /// <summary>This sequence failed; see the event's error.</summary>
+    Error,
+}

@@ -1,0 +1,72 @@
+using Inference.Backends;
+
+namespace Inference.Runtime.KvCache;
+
+/// <summary>
+/// Who holds which KV pages. A sequence's table grows before a step (<see cref="TryExtend"/>: all kinds or none), gives up what
+/// retention lets go after it (<see cref="Trim"/>), and ends with <see cref="Free"/>. It never looks into a page and knows no model family:
+/// everything follows from the declared <see cref="KvStateSpec"/>s. One thread.
+/// Invariant: pages held by tables and free pages together are all pages.
+/// </summary>
+public sealed class KvCacheManager : IDisposable
+{
+    private readonly KvPool[] _pools;
+
+    public KvCacheManager(IReadOnlyList<KvStateSpec> specs, KvCapacity capacity, IBackend? backend)
+    {
+        Capacity = capacity;
+        _pools = [.. specs.Select(s => new KvPool(s, capacity.PagesOf(s), backend))];
+    }
+
+    public KvCapacity Capacity { get; }
+    public IReadOnlyList<KvPool> Pools => _pools;
+
+    public BlockTable CreateTable() => new(_pools.Length);
+
+    /// <summary>Gives the table room for <paramref name="length"/> tokens; false, and nothing changed, if a pool has too few pages.</summary>
+    public bool TryExtend(BlockTable table, int length)
+    {
+        for (int k = 0; k < _pools.Length; k++)
+            if (PagesMissing(table, k, length) > _pools[k].FreeCount) return false;
+        for (int k = 0; k < _pools.Length; k++)
+            for (int n = PagesMissing(table, k, length); n > 0; n--)
+                table.PageList(k).Add(_pools[k].Take());
+        table.Length = Math.Max(table.Length, length);
+        return true;
+    }
+
+    /// <summary>Gives back the pages that retention no longer needs once <paramref name="length"/> tokens were processed.</summary>
+    public void Trim(BlockTable table, int length)
+    {
+        for (int k = 0; k < _pools.Length; k++)
+        {
+            var pages = table.PageList(k);
+            int first = table.FirstPage(k);
+            int drop = Math.Min(pages.Count, _pools[k].Spec.FirstPageNeeded(length) - first);
+            if (drop <= 0) continue;
+            for (int i = 0; i < drop; i++) _pools[k].Release(pages[i]);
+            pages.RemoveRange(0, drop);
+            table.SetFirstPage(k, first + drop);
+        }
+    }
+
+    /// <summary>Gives back everything; the table is as new.</summary>
+    public void Free(BlockTable table)
+    {
+        for (int k = 0; k < _pools.Length; k++)
+        {
+            foreach (int page in table.PageList(k)) _pools[k].Release(page);
+            table.PageList(k).Clear();
+            table.SetFirstPage(k, 0);
+        }
+        table.Length = 0;
+    }
+
+    private int PagesMissing(BlockTable table, int kind, int length) =>
+        Math.Max(0, _pools[kind].Spec.PagesFor(length) - (table.FirstPage(kind) + table.Pages(kind).Count));
+
+    public void Dispose()
+    {
+        foreach (var pool in _pools) pool.Dispose();
+    }
+}
