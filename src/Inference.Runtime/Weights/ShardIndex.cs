@@ -82,7 +82,7 @@ internal static class ShardIndex
     private static void RequirePlainName(string file, string tensor, string shard)
     {
         // The backslash and the colon are path syntax on Windows; refused everywhere, so that a folder means the same everywhere.
-        var plain = shard.Length is > 11 and <= 255 && shard.EndsWith(Extension, StringComparison.Ordinal)
+        var plain = shard.Length > Extension.Length && shard.Length <= 255 && shard.EndsWith(Extension, StringComparison.Ordinal)
             && shard.AsSpan().IndexOfAny("/\\:") < 0 && !shard.Any(char.IsControl);
         if (!plain)
         {
