@@ -1,0 +1,47 @@
+using Inference.Backends;
+using Inference.Backends.Reference;
+using Inference.Runtime.Models;
+using Inference.Runtime.Weights;
+
+namespace Inference.Testing;
+
+/// <summary>Models for tests on each backend that runs on the processor.</summary>
+public static class TestModels
+{
+    /// <summary>Backends that every model test runs on.</summary>
+    public static IReadOnlyList<string> BackendNames { get; } = ["reference"];
+
+    /// <summary>A backend whose fresh memory is poisoned, so that reading what nobody wrote shows.</summary>
+    public static IBackend CreateBackend(string name) => name switch
+    {
+        "reference" => new ReferenceBackend(poison: true),
+        _ => throw new ArgumentException($"no backend {name}"),
+    };
+
+    /// <summary>A tiny model with computed weights.</summary>
+    public static LoadedModel Load(TinyDeepSeekV4 config, string backend, bool rounding = false)
+    {
+        using var folder = new TemporaryFolder();
+        config.Write(folder.Path);
+        return Load(folder.Path, backend, rounding);
+    }
+
+    /// <summary>The model of a folder.</summary>
+    public static LoadedModel Load(string folder, string backendName, bool rounding = false)
+    {
+        var backend = CreateBackend(backendName);
+        var config = DeepSeekV4Config.Temp(folder);
+        var model = DeepSeekV4.Load(config, Checkpoint.Open(folder), backend, new DeepSeekV4Options(rounding));
+        return new LoadedModel(model, backend);
+    }
+}
+
+/// <summary>A model and the backend it runs on; disposing ends both.</summary>
+public sealed record LoadedModel(IModel Model, IBackend Backend) : IDisposable
+{
+    public void Dispose()
+    {
+        Model.Dispose();
+        Backend.Dispose();
+    }
+}
