@@ -1,0 +1,64 @@
+namespace Inference.Server.Options;
+
+/// <summary>
+/// One thing an operator can set, with its three spellings: <c>--max-receive-bytes</c> on the command line,
+/// <c>INFERENCE_MAX_RECEIVE_BYTES</c> in the environment, <c>MaxReceiveBytes</c> in the <c>Inference</c> section of appsettings.json.
+/// </summary>
+/// <param name="Name">Lower case, words joined by hyphens.</param>
+/// <param name="Default">As an operator would write it; null = none.</param>
+/// <param name="IsFlag">May stand alone on the command line for true.</param>
+internal sealed record Setting(string Name, string? Default, string Help, bool IsFlag = false)
+{
+    public string CommandLine => "--" + Name;
+
+    public string Environment => OptionsReader.EnvironmentPrefix + Name.Replace('-', '_').ToUpperInvariant();
+
+    public string Json => string.Concat(Name.Split('-').Select(w => char.ToUpperInvariant(w[0]) + w[1..]));
+}
+
+/// <summary>All settings: the one table behind the command line, the environment, the file and the help text.</summary>
+internal static class Settings
+{
+    public static readonly Setting Model = new("model", null, "Model folder. Default: the model that ships with the server.");
+    public static readonly Setting ModelName = new("model-name", null, "What clients call the model. Default: the folder's name.");
+    public static readonly Setting Backend = new("backend", "auto", "Where the model runs: auto, cpu or reference.");
+    public static readonly Setting Threads = new("threads", "auto", "Threads of the backend.");
+    public static readonly Setting ContextMax = new("context-max", "auto", "Most tokens of prompt and answer together. auto: what the model allows.");
+    public static readonly Setting KvCacheBytes = new("kv-cache-bytes", "auto", "Memory for the cache of sequence state, e.g. 4GiB.");
+    public static readonly Setting SequencesMax = new("sequences-max", "64", "Most requests running at a time.");
+    public static readonly Setting BatchTokensMax = new("batch-tokens-max", "512", "Most tokens of one step.");
+    public static readonly Setting QueueMax = new("queue-max", "1024", "Most requests waiting; further ones are refused at once.");
+    public static readonly Setting DefaultMaxTokens = new("default-max-tokens", "4096", "What an unset max_tokens becomes.");
+
+    /// <summary>What every verb that loads a model takes.</summary>
+    public static readonly IReadOnlyList<Setting> OfModel =
+        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, BatchTokensMax, QueueMax, DefaultMaxTokens];
+
+    public static readonly Setting Listen =
+        new("listen", "127.0.0.1:50051", "gRPC without TLS: address:port, several separated by commas; none to switch it off.");
+    public static readonly Setting TlsListen = new("tls-listen", "none", "gRPC with TLS: address:port, several separated by commas.");
+    public static readonly Setting TlsCertificate = new("tls-certificate", null, "PEM file with the server's certificate and its chain.");
+    public static readonly Setting TlsKey = new("tls-key", null, "PEM file with the certificate's private key.");
+    public static readonly Setting HttpListen = new("http-listen", "127.0.0.1:50080", "HTTP/1.1 for /livez, /readyz and /metrics; none to switch it off.");
+    public static readonly Setting AllowRemotePlaintext =
+        new("allow-remote-plaintext", "false", "Let listeners without TLS be reached from other machines.", IsFlag: true);
+    public static readonly Setting MaxReceiveBytes = new("max-receive-bytes", "64MiB", "Largest message a client may send.");
+    public static readonly Setting KeepAlivePingDelay = new("keep-alive-ping-delay", "20s", "Ping a connection that was silent for so long.");
+    public static readonly Setting KeepAlivePingTimeout = new("keep-alive-ping-timeout", "10s", "End a connection whose ping got no answer for so long.");
+    public static readonly Setting ConnectionsMax = new("connections-max", "1024", "Most open connections.");
+    public static readonly Setting StreamsPerConnectionMax = new("streams-per-connection-max", "100", "Most calls at a time on one connection.");
+    public static readonly Setting WriteStallLimit = new("write-stall-limit", "60s", "A client that takes no bytes for so long loses its stream.");
+    public static readonly Setting DrainLimit = new("drain-limit", "300s", "How long accepted requests may run after the first stop signal.");
+    public static readonly Setting Reflection = new("reflection", "auto", "gRPC reflection: on, off, or auto (clients of loopback listeners).");
+    public static readonly Setting LogLevel = new("log-level", "information", "trace, debug, information, warning, error or critical.");
+    public static readonly Setting LogFormat = new("log-format", "simple", "simple, json or systemd.");
+
+    /// <summary>What <c>serve</c> takes besides <see cref="OfModel"/>.</summary>
+    public static readonly IReadOnlyList<Setting> OfServer =
+    [
+        Listen, TlsListen, TlsCertificate, TlsKey, HttpListen, AllowRemotePlaintext, MaxReceiveBytes, KeepAlivePingDelay, KeepAlivePingTimeout,
+        ConnectionsMax, StreamsPerConnectionMax, WriteStallLimit, DrainLimit, Reflection, LogLevel, LogFormat,
+    ];
+
+    public static IEnumerable<Setting> All => OfModel.Concat(OfServer);
+}
