@@ -1,1 +1,22 @@
-return 0;
+// The process `inference`: parses the command line, runs one verb, and turns the faults an operator can mend into plain lines.
+using System.CommandLine;
+using System.CommandLine.Invocation;
+using Inference.Server.Commands;
+using Inference.Server.Hosting;
+using Inference.Server.Options;
+
+var parsed = Verbs.Root().Parse(args.Length == 0 ? ["--help"] : args);
+if (parsed.Action is ParseErrorAction error) error.ShowHelp = false;
+
+// serve handles signals itself: its requests are to end first.
+var configuration = new InvocationConfiguration { EnableDefaultExceptionHandler = false };
+if (parsed.CommandResult.Command.Name == ServeCommand.Name) configuration.ProcessTerminationTimeout = null;
+try
+{
+    return await parsed.InvokeAsync(configuration);
+}
+catch (OptionsException e)
+{
+    foreach (string fault in e.Errors) await Console.Error.WriteLineAsync(fault);
+    return ExitCode.Configuration;
+}

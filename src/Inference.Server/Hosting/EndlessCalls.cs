@@ -1,0 +1,40 @@
+namespace Inference.Server.Hosting;
+
+/// <summary>
+/// Calls that last until the client ends them (health watches, reflection). The gRPC library does not tell them that the host stops, and
+/// they would hold it up; so their requests are made to look aborted when <see cref="ShutdownController"/> says so. Runs before the gRPC
+/// library has made its call context, which takes over the token.
+/// </summary>
+internal sealed class EndlessCalls(RequestDelegate next, ShutdownController shutdown)
+{
+    public static bool Is(string method) =>
+        method == "/grpc.health.v1.Health/Watch" || method.StartsWith("/grpc.reflection.", StringComparison.Ordinal);
+
+    public async Task InvokeAsync(HttpContext context)
+    {
+        if (!Is(context.Request.Path.Value ?? ""))
+        {
+            shutdown.Calls.Enter();
+            try
+            {
+                await next(context);
+            }
+            finally
+            {
+                shutdown.Calls.Leave();
+            }
+            return;
+        }
+        using var linked = CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted, shutdown.EndlessCallsEnd);
+        context.RequestAborted = linked.Token;
+        shutdown.Calls.Enter();
+        try
+        {
+            await next(context);
+        }
+        finally
+        {
+            shutdown.Calls.Leave();
+        }
+    }
+}
