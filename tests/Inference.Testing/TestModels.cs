@@ -30,7 +30,7 @@ public static class TestModels
     public static LoadedModel Load(string folder, string backendName, bool rounding = false)
     {
         var backend = CreateBackend(backendName);
-        var config = DeepSeekV4Config.Temp(folder);
+        var config = DeepSeekV4Config.Read(ModelFolder.Open(folder));
         var model = DeepSeekV4.Load(config, Checkpoint.Open(folder), backend, new DeepSeekV4Options(rounding));
         return new LoadedModel(model, backend);
     }

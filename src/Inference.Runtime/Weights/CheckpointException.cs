@@ -55,7 +55,7 @@ public enum CheckpointFault
     /// <summary>A tensor that was asked for is not in the checkpoint.</summary>
     TensorMissing,
 
-    /// <summary>The tensors are not those of the configured model; see <see cref="CheckpointException.Problems"/>.</summary>
+    /// <summary>A tensor is not what the configured model needs; all that were found are in <see cref="CheckpointException.Problems"/>.</summary>
     TensorsMismatch,
 }
 
