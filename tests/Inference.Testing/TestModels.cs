@@ -18,11 +18,11 @@ public static class TestModels
         _ => throw new ArgumentException($"no backend {name}"),
     };
 
-    /// <summary>A tiny model with computed weights.</summary>
-    public static LoadedModel Load(TinyDeepSeekV4 config, string backend, bool rounding = false)
+    /// <summary>A tiny model with computed weights; dequantised: the values that its storage means, written as F32.</summary>
+    public static LoadedModel Load(TinyDeepSeekV4 config, string backend, bool rounding = false, bool dequantised = false)
     {
         using var folder = new TemporaryFolder();
-        config.Write(folder.Path);
+        config.Write(folder.Path, dequantised);
         return Load(folder.Path, backend, rounding);
     }
 

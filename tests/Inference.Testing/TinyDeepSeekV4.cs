@@ -73,11 +73,13 @@ public sealed record TinyDeepSeekV4
     public int[] Tokens(int count) => [.. Enumerable.Range(0, count).Select(Token)];
 
     /// <summary>Writes config.json and model.safetensors into a folder.</summary>
-    public string Write(string folder)
+    /// <param name="dequantised">Write the values that the quantised matrices mean, as F32.</param>
+    public string Write(string folder, bool dequantised = false)
     {
         Directory.CreateDirectory(folder);
         File.WriteAllText(Path.Combine(folder, "config.json"), ConfigJson().ToJsonString(new JsonSerializerOptions { WriteIndented = true }));
-        Checkpoint().Save(folder);
+        var checkpoint = Checkpoint();
+        (dequantised ? Dequantised(checkpoint) : checkpoint).Save(folder);
         return folder;
     }
 
@@ -169,6 +171,38 @@ public sealed record TinyDeepSeekV4
             Raw(w, "mtp.2.confidence_head.proj.weight", 1, Hidden + 8);
         }
         return w;
+    }
+
+    // Every quantised matrix of a checkpoint as F32, decoded element by element.
+    private static SafetensorsWriter Dequantised(SafetensorsWriter quantised)
+    {
+        using var source = Inference.Runtime.Weights.Checkpoint.FromImage("quantised", quantised.ToArray());
+        var w = new SafetensorsWriter();
+        foreach (var (name, view) in source.Tensors)
+        {
+            if (name.EndsWith(".scale", StringComparison.Ordinal)) continue;
+            if (source.TryGet(name[..^".weight".Length] + ".scale", out var scale) && view.DType is DType.F8E4M3 or DType.I8)
+                w.AddF32(name, [view.Shape[0], view.Shape[1] * (view.DType == DType.I8 ? 2 : 1)], Decode(view, scale));
+            else
+                w.Add(name, view.DType, [.. view.Shape], view.Bytes.ToArray());
+        }
+        return w;
+    }
+
+    private static float[] Decode(Inference.Runtime.Weights.TensorView weight, Inference.Runtime.Weights.TensorView scale)
+    {
+        bool fp4 = weight.DType == DType.I8;
+        int rows = (int)weight.Shape[0], columns = (int)weight.Shape[1] * (fp4 ? 2 : 1), scaleColumns = (int)scale.Shape[1];
+        var values = new float[rows * columns];
+        var bytes = weight.Bytes;
+        for (int i = 0; i < values.Length; i++)
+        {
+            int row = i / columns, column = i % columns;
+            int tile = fp4 ? row * scaleColumns + column / 32 : row / 128 * scaleColumns + column / 128;
+            float factor = scale.DType == DType.F32 ? scale.AsSpan<float>()[tile] : Numerics.E8M0ToSingle(scale.Bytes[tile]);
+            values[i] = factor * (fp4 ? Numerics.E2M1ToSingle(bytes[i / 2] >> (i % 2 * 4) & 15) : Numerics.E4M3ToSingle(bytes[i]));
+        }
+        return values;
     }
 
     private void Layer(SafetensorsWriter w, string p, int ratio, int hashLayer)
