@@ -41,6 +41,7 @@ public sealed class CompletionStreamParser
         BeforeInvoke,
         InvokeHead,
         ParameterHead,
+        ParameterName,
         ParameterValue,
         AfterParameter,
         AfterBlock,
@@ -55,7 +56,7 @@ public sealed class CompletionStreamParser
     private CompletionFormatException? _failure;
     private bool _complete;
 
-    // Literal that led into the current state: given back as content when a lenient parse gives the tag up.
+    // Text of the tag in hand: given back as content when a lenient parse gives the tag up.
     private string _opener = "";
 
     /// <param name="mode">How the prompt ended: <see cref="RenderedPrompt.CompletionMode"/>.</param>
@@ -77,6 +78,8 @@ public sealed class CompletionStreamParser
     {
         if (_complete)
             throw new InvalidOperationException("the completion was already completed");
+        if (_failure is not null)
+            throw _failure;
         _pending.Append(delta);
         Run(events);
     }
@@ -109,6 +112,7 @@ public sealed class CompletionStreamParser
         State.BeforeInvoke => StepGap(DeepSeekV4Wire.InvokeStart, DeepSeekV4Wire.CallsEnd),
         State.InvokeHead => StepInvokeHead(),
         State.ParameterHead => StepParameterHead(),
+        State.ParameterName => StepParameterName(),
         State.ParameterValue => StepValue(_strict ? DeepSeekV4Stops.StrictValue : DeepSeekV4Stops.LenientValue),
         State.AfterParameter => StepGap(DeepSeekV4Wire.ParameterStart, DeepSeekV4Wire.InvokeEnd),
         State.AfterBlock => StepAfterBlock(),
@@ -144,19 +148,20 @@ public sealed class CompletionStreamParser
     private bool StepGap(string first, string second)
     {
         int gap = GapLength();
-        var rest = _pending.Text[Math.Max(gap, 0)..];
-        if (gap >= 0 && rest.StartsWith(first))
+        if (gap < 0)
+            return _pending.Text is not ("" or ">") && FailInBlock();
+        var rest = _pending.Text[gap..];
+        if (rest.StartsWith(first))
             return EnterTag(first, gap);
-        if (gap >= 0 && rest.StartsWith(second))
+        if (rest.StartsWith(second))
             return EnterTag(second, gap);
-        if (gap >= 0 && !_strict && rest.StartsWith(DeepSeekV4Wire.EndOfSequence))
-            return CutOff();
-        bool mayCome = gap >= 0 && (IsStartOf(rest, first) || IsStartOf(rest, second)
-            || (!_strict && IsStartOf(rest, DeepSeekV4Wire.EndOfSequence)));
-        if (mayCome || _pending.Text.IsEmpty || _pending.Text is ">")
-            return false;
-        return Fail(_state == State.BeforeInvoke ? CompletionViolation.ToolBlockFormat : CompletionViolation.ParameterFormat);
+        if (IsUnfinished(rest, first, out bool cut) || IsUnfinished(rest, second, out cut))
+            return cut && CutOff();
+        return FailInBlock();
     }
+
+    private bool FailInBlock() =>
+        Fail(_state == State.BeforeInvoke ? CompletionViolation.ToolBlockFormat : CompletionViolation.ParameterFormat);
 
     // Characters before the next tag; -1 when what stands there is no gap (or not a whole one yet).
     private int GapLength()
@@ -217,17 +222,26 @@ public sealed class CompletionStreamParser
 
     private bool StepParameterHead()
     {
-        var stops = _strict ? DeepSeekV4Stops.StrictParameterHead : DeepSeekV4Stops.LenientParameterHead;
+        var text = _pending.Text;
+        if (text.StartsWith(DeepSeekV4Wire.NameAttribute))
+            return Enter(State.ParameterName, DeepSeekV4Wire.NameAttribute, opener: DeepSeekV4Wire.ParameterStart + DeepSeekV4Wire.NameAttribute);
+        if (IsUnfinished(text, DeepSeekV4Wire.NameAttribute, out bool cut))
+            return cut && CutOff();
+        return Fail(CompletionViolation.ParameterFormat);
+    }
+
+    // The name goes on to the first '" string="true">' or '" string="false">', whatever it holds.
+    private bool StepParameterName()
+    {
+        var stops = _strict ? DeepSeekV4Stops.StrictParameterName : DeepSeekV4Stops.LenientParameterName;
         if (!FindHeadEnd(stops, CompletionViolation.ParameterFormat, out int length, out string stop, out bool failed))
             return failed;
         if (stop == DeepSeekV4Wire.EndOfSequence)
             return CutOff();
-        var head = _pending.Text[..length];
-        bool hasValue = stop is DeepSeekV4Wire.StringAttribute or DeepSeekV4Wire.JsonAttribute;
-        if (!hasValue || !head.StartsWith(DeepSeekV4Wire.NameAttribute))
+        if (stop is not (DeepSeekV4Wire.StringAttribute or DeepSeekV4Wire.JsonAttribute))
             return Fail(CompletionViolation.ParameterFormat);
-        string key = head[DeepSeekV4Wire.NameAttribute.Length..].ToString();
-        if (!_call.BeginParameter(key, isString: stop == DeepSeekV4Wire.StringAttribute, _events))
+        string name = _pending.Text[..length].ToString();
+        if (!_call.BeginParameter(name, isString: stop == DeepSeekV4Wire.StringAttribute, _events))
             return Fail(CompletionViolation.ParameterRepeated);
         _pending.Take(length);
         return Enter(State.ParameterValue, stop);
@@ -242,7 +256,7 @@ public sealed class CompletionStreamParser
             return false;
         if (stop == DeepSeekV4Wire.EndOfSequence)
             return CutOff();
-        if (stop != DeepSeekV4Wire.ParameterEnd)
+        if (stop is not (DeepSeekV4Wire.ParameterEnd or DeepSeekV4Stops.BrokenParameterEnd))
             return Fail(CompletionViolation.ParameterFormat);
         _call.EndParameter(_events);
         return Enter(State.AfterParameter, stop);
@@ -304,11 +318,11 @@ public sealed class CompletionStreamParser
 
     // ---- helpers
 
-    private bool Enter(State state, string consumed)
+    private bool Enter(State state, string consumed, string? opener = null)
     {
         _pending.Take(consumed.Length);
         _state = state;
-        _opener = consumed;
+        _opener = opener ?? consumed;
         return true;
     }
 
@@ -350,4 +364,19 @@ public sealed class CompletionStreamParser
     }
 
     private static bool IsStartOf(ReadOnlySpan<char> text, string whole) => text.Length < whole.Length && whole.AsSpan().StartsWith(text);
+
+    // The text is a beginning of the literal so far. For the lenient parser the end token may come anywhere in it.
+    private bool IsUnfinished(ReadOnlySpan<char> text, string literal, out bool cut)
+    {
+        cut = false;
+        if (_strict)
+            return IsStartOf(text, literal);
+        for (int length = 0; length <= text.CommonPrefixLength(literal); length++)
+        {
+            cut = text[length..].StartsWith(DeepSeekV4Wire.EndOfSequence);
+            if (cut || IsStartOf(text[length..], DeepSeekV4Wire.EndOfSequence))
+                return true;
+        }
+        return false;
+    }
 }

@@ -74,15 +74,18 @@ internal static class DeepSeekV4Stops
     public static readonly StopSet LenientInvokeHead = new(
         DeepSeekV4Wire.ParameterStart, DeepSeekV4Wire.InvokeEnd, DeepSeekV4Wire.EndOfSequence);
 
-    public static readonly StopSet StrictParameterHead = new(
+    public static readonly StopSet StrictParameterName = new(
         DeepSeekV4Wire.StringAttribute, DeepSeekV4Wire.JsonAttribute, UnopenedParameterEnd);
 
-    public static readonly StopSet LenientParameterHead = new(
+    public static readonly StopSet LenientParameterName = new(
         DeepSeekV4Wire.StringAttribute, DeepSeekV4Wire.JsonAttribute, UnopenedParameterEnd, DeepSeekV4Wire.EndOfSequence);
 
-    public static readonly StopSet StrictValue = new(DeepSeekV4Wire.ParameterEnd, UnopenedParameterEnd);
+    public static readonly StopSet StrictValue = new(DeepSeekV4Wire.ParameterEnd, BrokenParameterEnd, UnopenedParameterEnd);
 
     public static readonly StopSet LenientValue = new(DeepSeekV4Wire.ParameterEnd, DeepSeekV4Wire.EndOfSequence);
+
+    /// <summary>The reference's pattern happens to forgive one line break here.</summary>
+    public const string BrokenParameterEnd = "<\n" + UnopenedParameterEnd;
 
     // The reference looks for this much and then demands the '<' before it.
     private const string UnopenedParameterEnd = "/" + DeepSeekV4Wire.Dsml + "parameter";
