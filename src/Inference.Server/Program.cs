@@ -5,8 +5,9 @@ using Inference.Server.Commands;
 using Inference.Server.Hosting;
 using Inference.Server.Options;
 
-var parsed = Verbs.Root().Parse(args.Length == 0 ? ["--help"] : args);
-if (parsed.Action is ParseErrorAction error) error.ShowHelp = false;
+// No response files: a prompt may begin with @.
+var parsed = Verbs.Root().Parse(args.Length == 0 ? ["--help"] : args, new ParserConfiguration { ResponseFileTokenReplacer = null });
+if (parsed.Action is ParseErrorAction) return Verb.ReportParseErrors(parsed);
 
 // serve handles signals itself: its requests are to end first.
 var configuration = new InvocationConfiguration { EnableDefaultExceptionHandler = false };

@@ -8,8 +8,9 @@ namespace Inference.Server.Commands;
 /// </summary>
 internal static class Verbs
 {
-    public static RootCommand Root() => new("Serves open mixture-of-experts language models over gRPC.")
+    public static RootCommand Root() => new RootCommand("Serves open mixture-of-experts language models over gRPC.")
     {
         ServeCommand.Create(),
-    };
+        ScoreCommand.Create(),
+    }.WithExamplesInHelp();
 }
