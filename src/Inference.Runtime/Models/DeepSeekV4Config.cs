@@ -146,7 +146,7 @@ public sealed record DeepSeekV4Config
     /// <summary>Longest context in tokens [max_position_embeddings].</summary>
     public required int ContextMax { get; init; }
 
-    /// <summary>Draft module that the config announces. The weights decide.</summary>
+    /// <summary>Draft module that the config announces; the weights decide (<see cref="DeepSeekV4Checkpoint"/>).</summary>
     public DraftKind DraftKind { get; init; }
 
     /// <summary>DSpark parameters, if there are any [dspark_*].</summary>

@@ -4,7 +4,9 @@
 // in the time its headers take. It knows no model family: which tensors a model needs is decided elsewhere.
 // One Checkpoint owns all mappings; TensorViews borrow from it until Dispose.
 // Invariant: each name has exactly one tensor, and its byte range lies inside of its file.
+using System.Collections.Immutable;
 using System.Diagnostics.CodeAnalysis;
+using Inference.Backends;
 
 namespace Inference.Runtime.Weights;
 
@@ -77,6 +79,19 @@ public sealed class Checkpoint : IDisposable
     {
         var checkpoint = new Checkpoint(name);
         return checkpoint.Guarded(() => checkpoint.Add(WeightRegion.Pin(name, image), options ?? CheckpointOptions.Default));
+    }
+
+    /// <summary>A checkpoint of names, dtypes and shapes without data, to check or size a model from its description; reading throws.</summary>
+    internal static Checkpoint WithoutData(string location, IEnumerable<(string Name, DType DType, ImmutableArray<long> Shape)> tensors)
+    {
+        var checkpoint = new Checkpoint(location);
+        var region = WeightRegion.WithoutData(location);
+        foreach (var (name, dtype, shape) in tensors)
+        {
+            var bytes = dtype.ByteLength(shape.Aggregate(1L, static (product, dimension) => checked(product * dimension)));
+            checkpoint._tensors.Add(name, new TensorView(region, name, dtype, shape, 0, bytes));
+        }
+        return checkpoint;
     }
 
     /// <summary>The tensor of that name, if there is one.</summary>

@@ -12,10 +12,10 @@ namespace Inference.Runtime.Weights;
 
 internal sealed unsafe class WeightRegion : IDisposable
 {
-    private readonly IDisposable _owner;
+    private readonly IDisposable? _owner;
     private byte* _pointer;
 
-    private WeightRegion(string name, IDisposable owner, byte* pointer, long length)
+    private WeightRegion(string name, IDisposable? owner, byte* pointer, long length)
     {
         (Name, _owner, Length) = (name, owner, length);
         _pointer = pointer;
@@ -71,12 +71,15 @@ internal sealed unsafe class WeightRegion : IDisposable
         return new WeightRegion(name, pin, pin.Pointer, image.Length);
     }
 
+    /// <summary>Stands for data that is not there: asking for it throws, as after Dispose.</summary>
+    public static WeightRegion WithoutData(string name) => new(name, null, null, 0);
+
     public void Dispose()
     {
         if (_pointer is null)
             return;
         _pointer = null;
-        _owner.Dispose();
+        _owner?.Dispose();
     }
 
     private sealed class Mapping : IDisposable

@@ -72,6 +72,27 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
+    public void A_tensor_beyond_four_gibibytes_is_read_at_its_place()
+    {
+        if (!OperatingSystem.IsLinux())
+            Assert.Skip("needs a file system that keeps holes");
+        const long big = 5L << 30;
+        var header = SafetensorsImage.Of($"{{\"big\":{{\"dtype\":\"I8\",\"shape\":[5,{1L << 30}],\"data_offsets\":[0,{big}]}}," +
+            $"\"small\":{{\"dtype\":\"I8\",\"shape\":[3],\"data_offsets\":[{big},{big + 3}]}}}}", 0);
+        using (var stream = File.Create(_folder[Checkpoint.SingleFileName]))
+        {
+            stream.Write(header);
+            stream.Position = header.Length + big - 1;
+            stream.Write([9, 1, 2, 3]);
+        }
+        using var checkpoint = Checkpoint.Open(_folder.Path);
+        Assert.Equal([1, 2, 3], checkpoint["small"].Bytes.ToArray());
+        Assert.Equal([0, 9], checkpoint["big"].Slice(big - 2, 2).ToArray());
+        Assert.Contains("read it in slices", Assert.Throws<InvalidOperationException>(() => checkpoint["big"].Bytes.Length).Message, StringComparison.Ordinal);
+        Assert.Throws<InvalidOperationException>(() => checkpoint["big"].AsSpan<byte>().Length);
+    }
+
+    [Fact]
     public void A_tensor_that_is_not_there_is_a_typed_error()
     {
         SixTensors().Save(_folder.Path);
