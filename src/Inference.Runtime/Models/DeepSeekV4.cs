@@ -40,10 +40,11 @@ public sealed class DeepSeekV4 : IModel
     private readonly ScratchArena _scratch;
     private (int Tokens, int Logits, int Pages, bool Draft) _planned;
 
-    private DeepSeekV4(DeepSeekV4Config config, Checkpoint checkpoint, IBackend backend, DeepSeekV4Options options, IProgress<LoadProgress>? progress)
+    private DeepSeekV4(DeepSeekV4Weights weights, Checkpoint checkpoint, IBackend backend, DeepSeekV4Options options, IProgress<LoadProgress>? progress)
     {
+        var config = weights.Config;
         (_config, _checkpoint, _backend) = (config, checkpoint, backend);
-        _loader = new WeightLoader(checkpoint, backend, progress);
+        _loader = new WeightLoader(checkpoint, backend, progress) { Fp8Tile = config.Fp8Tile };
         _stream = new OperatorStream(backend);
         _scratch = new ScratchArena(backend);
         _rowRounding = options.Rounding ? RowRounding.Fp8Block64 : RowRounding.None;
@@ -56,13 +57,25 @@ public sealed class DeepSeekV4 : IModel
         _collapse = LoadCollapse("");
         _layers = [.. Enumerable.Range(0, config.LayerCount).Select(l => LoadLayer($"layers.{l}.", config.CompressRatios[l], l))];
         if (hasMtp) _mtp = LoadMtp("mtp.0.");
-        Info = new ModelInfo("deepseek_v4", config.VocabSize, config.HiddenSize, config.LayerCount, config.ContextMax, hasMtp, 0);
+        Info = new ModelInfo("deepseek_v4", config.VocabSize, config.HiddenSize, config.LayerCount, config.ContextMax, hasMtp,
+            DeepSeekV4Checkpoint.Summarise(weights).ParameterCount);
     }
 
-    /// <summary>Brings a checked checkpoint to a backend. The model owns the checkpoint from here on, also when this throws.</summary>
+    /// <summary>Checks a checkpoint against its config and brings it to a backend. The model owns the checkpoint from here on, also when this throws.</summary>
+    /// <exception cref="CheckpointException">The tensors are not those of the config.</exception>
     public static DeepSeekV4 Load(
-        DeepSeekV4Config config, Checkpoint checkpoint, IBackend backend, DeepSeekV4Options options, IProgress<LoadProgress>? progress = null) =>
-        new(config, checkpoint, backend, options, progress);
+        DeepSeekV4Config config, Checkpoint checkpoint, IBackend backend, DeepSeekV4Options options, IProgress<LoadProgress>? progress = null)
+    {
+        try
+        {
+            return new(DeepSeekV4Checkpoint.Bind(config, checkpoint), checkpoint, backend, options, progress);
+        }
+        catch
+        {
+            checkpoint.Dispose();
+            throw;
+        }
+    }
 
     public ModelInfo Info { get; }
     public IReadOnlyList<KvStateSpec> KvStates => _kinds.Specs;

@@ -24,7 +24,7 @@ public static partial class DeepSeekV4Checkpoint
     {
         var draftBlocks = CountDraftBlocks(checkpoint);
         config = config with { DraftKind = FindDraftKind(config, checkpoint, draftBlocks) };
-        var binder = new WeightBinder(checkpoint) { Fp8TileRows = config.Fp8TileRows, Fp8TileColumns = config.Fp8TileColumns };
+        var binder = new WeightBinder(checkpoint) { Fp8Tile = config.Fp8Tile };
         var part = new Parts(config, binder);
         var weights = new DeepSeekV4Weights
         {

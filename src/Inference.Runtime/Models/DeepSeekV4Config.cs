@@ -152,11 +152,8 @@ public sealed record DeepSeekV4Config
     /// <summary>DSpark parameters, if there are any [dspark_*].</summary>
     public DSparkConfig? DSpark { get; init; }
 
-    /// <summary>Rows of an FP8 scale tile [quantization_config.weight_block_size].</summary>
-    public int Fp8TileRows { get; init; } = 128;
-
-    /// <summary>Columns of an FP8 scale tile [quantization_config.weight_block_size].</summary>
-    public int Fp8TileColumns { get; init; } = 128;
+    /// <summary>Side of the square FP8 scale tiles [quantization_config.weight_block_size].</summary>
+    public int Fp8Tile { get; init; } = 128;
 
     /// <summary>Begin-of-sequence token, if named [bos_token_id].</summary>
     public int? BosTokenId { get; init; }
@@ -209,7 +206,6 @@ public sealed record DeepSeekV4Config
         RequireSupported(json);
         var vocabSize = json.Int("vocab_size", 1, 1 << 24);
         var layerCount = json.Int("num_hidden_layers", 1, 1000);
-        var (tileRows, tileColumns) = ReadFp8Tile(json);
         var dspark = ReadDSpark(json, vocabSize, layerCount);
         var config = new DeepSeekV4Config
         {
@@ -244,8 +240,7 @@ public sealed record DeepSeekV4Config
             DSpark = dspark,
             DraftKind = dspark is not null ? DraftKind.DSpark
                 : json.IntOr("num_nextn_predict_layers", 0, 0, DraftBlocksMax) > 0 ? DraftKind.Mtp : DraftKind.None,
-            Fp8TileRows = tileRows,
-            Fp8TileColumns = tileColumns,
+            Fp8Tile = ReadFp8Tile(json),
             BosTokenId = json.Has("bos_token_id") ? json.Int("bos_token_id", 0, vocabSize - 1) : null,
             EosTokenIds = json.IntOrInts("eos_token_id", 64, 0, vocabSize - 1),
         };
@@ -298,16 +293,18 @@ public sealed record DeepSeekV4Config
             : null;
     }
 
-    private static (int Rows, int Columns) ReadFp8Tile(ConfigReader json)
+    private static int ReadFp8Tile(ConfigReader json)
     {
+        const string key = "weight_block_size";
+        const int usual = 128;
         if (json.Object("quantization_config") is not { } quantization)
-            return (128, 128);
+            return usual;
         quantization.OneOf("quant_method", "fp8");
         quantization.OneOf("fmt", "e4m3");
-        if (!quantization.Has("weight_block_size"))
-            return (128, 128);
-        var tile = quantization.Ints("weight_block_size", 2, 2, 1, 1 << 16);
-        return (tile[0], tile[1]);
+        if (!quantization.Has(key))
+            return usual;
+        var tile = quantization.Ints(key, 2, 2, 1, 1 << 16);
+        return tile[0] == tile[1] ? tile[0] : throw quantization.Contradiction(key, "two equal numbers");
     }
 
     private static void RequireConsistent(ConfigReader json, DeepSeekV4Config c)

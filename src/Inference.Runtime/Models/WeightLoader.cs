@@ -34,8 +34,9 @@ internal sealed unsafe class WeightLoader(Checkpoint checkpoint, IBackend backen
 
     private PreparedWeight Matrix(TensorView weight, TensorView? scale)
     {
-        bool packed = scale is not null && weight.DType is DType.I8 or DType.U8;
-        int rows = checked((int)weight.Shape[0]), columns = checked((int)weight.Shape[1] * (packed ? 2 : 1));
+        if (scale is not null && weight.DType is DType.I8 or DType.U8) weight = weight.AsPackedFp4();
+        bool packed = weight.DType == DType.F4E2M1;
+        int rows = checked((int)weight.Shape[0]), columns = checked((int)weight.Shape[1]);
         var scheme = scale is null ? new WeightScheme(weight.DType)
             : packed ? new WeightScheme(DType.F4E2M1, scale.DType, 1, Fp4Group)
             : new WeightScheme(weight.DType, scale.DType, Fp8Tile, Fp8Tile);

@@ -18,11 +18,8 @@ internal sealed class WeightBinder(Checkpoint checkpoint)
     private readonly List<WeightRef> _bound = [];
     private readonly Findings _missing = new("missing"), _unexpected = new("unexpected"), _wrong = new("wrong");
 
-    /// <summary>Rows of an FP8 scale tile.</summary>
-    public int Fp8TileRows { get; init; } = 128;
-
-    /// <summary>Columns of an FP8 scale tile.</summary>
-    public int Fp8TileColumns { get; init; } = 128;
+    /// <summary>Side of the square FP8 scale tiles.</summary>
+    public int Fp8Tile { get; init; } = 128;
 
     /// <summary>Weights bound so far, in order.</summary>
     public IReadOnlyList<WeightRef> Bound => _bound;
@@ -44,7 +41,7 @@ internal sealed class WeightBinder(Checkpoint checkpoint)
         {
             DType.F32 or DType.BF16 or DType.F16 => Unquantised(name, weight, scale, rows, columns),
             DType.F8E4M3 => Quantised(name, weight, scale, [rows, columns],
-                [CeilingDivide(rows, Fp8TileRows), CeilingDivide(columns, Fp8TileColumns)], Fp8TileRows, Fp8TileColumns),
+                [CeilingDivide(rows, Fp8Tile), CeilingDivide(columns, Fp8Tile)], Fp8Tile, Fp8Tile),
             DType.I8 or DType.U8 => Quantised(name, weight, scale, [rows, CeilingDivide(columns, 2)],
                 [rows, CeilingDivide(columns, Numerics.Fp4BlockSize)], 1, Numerics.Fp4BlockSize),
             DType.F4E2M1 => Quantised(name, weight, scale, [rows, columns],

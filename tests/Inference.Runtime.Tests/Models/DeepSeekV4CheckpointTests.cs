@@ -376,4 +376,21 @@ public sealed class DeepSeekV4CheckpointTests
         });
         Assert.Contains("3 missing, 0 unexpected, 1 wrong", error.Message, StringComparison.Ordinal);
     }
+
+    [Fact]
+    public void A_model_is_not_loaded_from_weights_that_do_not_fit_and_lets_go_of_them()
+    {
+        var other = PublishedConfigs.Parsed((TinyDeepSeekV4.TA with { Window = 4, Heads = 8 }).ConfigJson());
+        var checkpoint = Checkpoint.FromImage("x", TinyDeepSeekV4.TA.Checkpoint().ToArray());
+        using var backend = TestModels.CreateBackend("reference");
+        Assert.Throws<CheckpointException>(() => DeepSeekV4.Load(other, checkpoint, backend, new DeepSeekV4Options()));
+        Assert.Throws<ObjectDisposedException>(() => checkpoint["embed.weight"].Bytes.Length);
+    }
+
+    [Fact]
+    public void A_loaded_model_knows_its_parameters()
+    {
+        using var loaded = TestModels.Load(RepositoryPaths.Pebble, "reference");
+        Assert.InRange(loaded.Model.Info.ParameterCount, 4_000_000, 4_640_000); // 4.64 M with the draft block
+    }
 }

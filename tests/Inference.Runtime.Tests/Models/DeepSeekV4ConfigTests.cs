@@ -27,7 +27,7 @@ public sealed class DeepSeekV4ConfigTests
         Assert.Equal((256, 6, 2048, 1.5f, 10f), (c.ExpertCount, c.ExpertsPerToken, c.ExpertIntermediateSize, c.RoutedScalingFactor, c.SwigluLimit));
         Assert.Equal((1e-6f, 10000d, 160000d, 1048576), (c.NormEpsilon, c.RopeTheta, c.CompressRopeTheta, c.ContextMax));
         Assert.Equal(new YarnConfig(16, 32, 1, 65536), c.Yarn);
-        Assert.Equal((128, 128), (c.Fp8TileRows, c.Fp8TileColumns));
+        Assert.Equal(128, c.Fp8Tile);
         Assert.Equal(0, c.BosTokenId);
         Assert.Equal([1], c.EosTokenIds);
         Assert.Equal(DraftKind.Mtp, c.DraftKind);
@@ -201,6 +201,7 @@ public sealed class DeepSeekV4ConfigTests
     [InlineData("quantization_config.quant_method", "\"modelopt\"")]
     [InlineData("quantization_config.fmt", "\"e5m2\"")]
     [InlineData("quantization_config.weight_block_size", "[128]")]
+    [InlineData("quantization_config.weight_block_size", "[128,64]")]
     [InlineData("quantization_config.weight_block_size[1]", "0")]
     public void A_nested_key_is_named_with_its_parents(string key, string? value)
     {
