@@ -73,7 +73,7 @@ public sealed partial class ModelTokenizer : Microsoft.ML.Tokenizers.Tokenizer
     /// are the same as by plain encoding.
     /// </summary>
     /// <exception cref="ArgumentException">The texts are longer than <see cref="TextLengthMax"/> together.</exception>
-    public void Encode(ReadOnlySpan<PromptSegment> segments, List<int> ids)
+    public void Encode(ReadOnlySpan<TextSegment> segments, List<int> ids)
     {
         ArgumentNullException.ThrowIfNull(ids);
         long length = 0;

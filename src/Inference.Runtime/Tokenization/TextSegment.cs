@@ -7,11 +7,11 @@ namespace Inference.Runtime.Tokenization;
 /// </summary>
 /// <param name="Text">The text; lone surrogates count as U+FFFD.</param>
 /// <param name="Policy">Which added tokens it may become.</param>
-public readonly record struct PromptSegment(string Text, AddedTokenPolicy Policy)
+public readonly record struct TextSegment(string Text, AddedTokenPolicy Policy)
 {
     /// <summary>Text the server rendered: all added tokens count.</summary>
-    public static PromptSegment Trusted(string text) => new(text, AddedTokenPolicy.All);
+    public static TextSegment Trusted(string text) => new(text, AddedTokenPolicy.All);
 
     /// <summary>Text that came from outside: no added token counts.</summary>
-    public static PromptSegment Untrusted(string text) => new(text, AddedTokenPolicy.None);
+    public static TextSegment Untrusted(string text) => new(text, AddedTokenPolicy.None);
 }
