@@ -5,19 +5,19 @@ using Inference.Runtime.Models;
 namespace Inference.Runtime.Engine;
 
 /// <summary>
-/// What an operator may choose about an engine. Immutable; validated once, by the engine's constructor, with errors that name the option
-/// and the values that would work (<see cref="EngineOptionsException"/>).
+/// What an operator may choose about an engine. Immutable; resolved and checked once, by the engine's constructor, with errors that name
+/// the option and what would work (<see cref="EngineOptionsException"/>).
 /// </summary>
 public sealed record EngineOptions
 {
-    /// <summary>Token positions that the KV cache holds over all sequences; null = from <see cref="KvCapacityBytes"/>.</summary>
+    /// <summary>Token positions that the KV cache holds over all sequences; null = as many as <see cref="KvCapacityBytes"/> allows.</summary>
     public int? KvCapacityTokens { get; init; }
 
     /// <summary>Bytes that the KV cache may take; null, and no <see cref="KvCapacityTokens"/> = nine tenths of the backend's memory less
     /// <see cref="ReservedBytes"/>, and no more than <see cref="SequencesMax"/> full contexts need.</summary>
     public long? KvCapacityBytes { get; init; }
 
-    /// <summary>Bytes of the backend's memory that are taken already (weights); matters only when the capacity is automatic.</summary>
+    /// <summary>Bytes of the backend's memory that are taken already (weights); read only when the capacity is automatic.</summary>
     public long ReservedBytes { get; init; }
 
     /// <summary>Most positions of one sequence; null = the model's own limit.</summary>
@@ -32,12 +32,81 @@ public sealed record EngineOptions
     /// <summary>Most accepted requests that wait for their first step; more are refused as overloaded.</summary>
     public int QueueMax { get; init; } = 256;
 
-    /// <summary>Events kept for a reader that does not read; a sequence whose outbox is full rests until there is room.</summary>
+    /// <summary>Events kept for a reader that does not read; a sequence whose outbox is full rests until half of it has been read.</summary>
     public int OutboxMax { get; init; } = 128;
+
+    /// <summary>A request is admitted only if it and each running one could grow by this many tokens (or to its end, if that is nearer)
+    /// within the free pages: less means fuller steps and more preemptions.</summary>
+    public int HeadroomTokens { get; init; } = KvStateSpec.BlockTokens;
+
+    /// <summary>The weakest determinism of a backend that is accepted. Below <see cref="Determinism.AnySchedule"/> an answer may depend on what
+    /// else runs, and change when a sequence is preempted.</summary>
+    public Determinism DeterminismRequired { get; init; } = Determinism.AnySchedule;
+
+    /// <summary>The same options with everything automatic decided for a model on a backend: <see cref="KvCapacityTokens"/> and
+    /// <see cref="ContextMax"/> are set, <see cref="KvCapacityBytes"/> is what they take.</summary>
+    /// <exception cref="EngineOptionsException">An option cannot work.</exception>
+    public EngineOptions Resolve(ModelInfo model, IReadOnlyList<KvStateSpec> states, BackendInfo backend)
+    {
+        CheckRanges(model, backend);
+        int context = ContextMax ?? model.ContextMax;
+        var resolved = this with { ContextMax = context, KvCapacityTokens = CapacityTokens(context, states, backend) };
+        try
+        {
+            return resolved with { KvCapacityBytes = resolved.Capacity.BytesOf(states) };
+        }
+        catch (OverflowException)
+        {
+            throw new EngineOptionsException(nameof(KvCapacityTokens), $"{resolved.KvCapacityTokens} positions need more pages than can be counted.");
+        }
+    }
+
+    /// <summary>Of resolved options.</summary>
+    internal KvCapacity Capacity => new(KvCapacityTokens!.Value, SequencesMax, StepTokensMax);
+
+    private void CheckRanges(ModelInfo model, BackendInfo backend)
+    {
+        AtLeast(1, SequencesMax, nameof(SequencesMax));
+        AtLeast(1, QueueMax, nameof(QueueMax));
+        AtLeast(1, OutboxMax, nameof(OutboxMax));
+        AtLeast(0, HeadroomTokens, nameof(HeadroomTokens));
+        AtLeast(0, ReservedBytes, nameof(ReservedBytes));
+        AtLeast(1, KvCapacityTokens ?? 1, nameof(KvCapacityTokens));
+        AtLeast(1, KvCapacityBytes ?? 1, nameof(KvCapacityBytes));
+        AtLeast(2, ContextMax ?? 2, nameof(ContextMax));
+        if (StepTokensMax < SequencesMax)
+            throw new EngineOptionsException(
+                nameof(StepTokensMax), $"{StepTokensMax} is less than {nameof(SequencesMax)} = {SequencesMax}; every sequence needs a token per step.");
+        if (KvCapacityTokens is not null && KvCapacityBytes is not null)
+            throw new EngineOptionsException(nameof(KvCapacityBytes), $"set this or {nameof(KvCapacityTokens)}, not both.");
+        if (ContextMax > model.ContextMax)
+            throw new EngineOptionsException(nameof(ContextMax), $"{ContextMax} is more than the model's {model.ContextMax} positions.");
+        if (backend.Determinism > DeterminismRequired)
+            throw new EngineOptionsException(
+                nameof(DeterminismRequired), $"the backend {backend.Name} is {backend.Determinism}; choose that here to accept it.");
+    }
+
+    private int CapacityTokens(int context, IReadOnlyList<KvStateSpec> states, BackendInfo backend)
+    {
+        if (KvCapacityTokens is { } tokens) return tokens;
+        long bytes = KvCapacityBytes ?? Math.Max(0, (backend.MemoryBytes - ReservedBytes) / 10 * 9);
+        int fitting = KvCapacity.TokensFor(bytes, SequencesMax, StepTokensMax, states);
+        if (fitting == 0)
+            throw new EngineOptionsException(
+                nameof(KvCapacityBytes), $"{bytes} bytes do not hold one block of {KvStateSpec.BlockTokens} positions and the constant state of " +
+                $"{SequencesMax} sequences ({new KvCapacity(KvStateSpec.BlockTokens, SequencesMax, StepTokensMax).BytesOf(states)} bytes); " +
+                $"give more, or lower {nameof(SequencesMax)} or {nameof(StepTokensMax)}.");
+        return KvCapacityBytes is null ? (int)Math.Min(fitting, (long)SequencesMax * context) : fitting;
+    }
+
+    private static void AtLeast(long min, long value, string option)
+    {
+        if (value < min) throw new EngineOptionsException(option, $"{value} is less than {min}.");
+    }
 }
 
 /// <summary>An option of the engine cannot work.</summary>
-/// <param name="Option">Name of the property of <see cref="EngineOptions"/>.</param>
+/// <param name="option">Name of the property of <see cref="EngineOptions"/>.</param>
 public sealed class EngineOptionsException(string option, string message) : Exception($"{option}: {message}")
 {
     public string Option { get; } = option;

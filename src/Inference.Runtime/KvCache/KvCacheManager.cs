@@ -16,10 +16,15 @@ public sealed class KvCacheManager : IDisposable
     {
         Capacity = capacity;
         _pools = [.. specs.Select(s => new KvPool(s, capacity.PagesOf(s), backend))];
+        SequenceTokensMax = _pools.Where(p => p.Spec.Retention == KvRetention.All)
+            .Select(p => (int)Math.Min((long)p.PageCount * p.Spec.PageTokens, int.MaxValue)).DefaultIfEmpty(int.MaxValue).Min();
     }
 
     public KvCapacity Capacity { get; }
     public IReadOnlyList<KvPool> Pools => _pools;
+
+    /// <summary>Most positions of one sequence that has the cache for itself.</summary>
+    public int SequenceTokensMax { get; }
 
     public BlockTable CreateTable() => new(_pools.Length);
 
@@ -62,7 +67,8 @@ public sealed class KvCacheManager : IDisposable
         table.Length = 0;
     }
 
-    private int PagesMissing(BlockTable table, int kind, int length) =>
+    /// <summary>Pages of a kind that the table lacks for <paramref name="length"/> tokens.</summary>
+    public int PagesMissing(BlockTable table, int kind, int length) =>
         Math.Max(0, _pools[kind].Spec.PagesFor(length) - (table.FirstPage(kind) + table.Pages(kind).Count));
 
     public void Dispose()

@@ -1,0 +1,86 @@
+using Inference.Runtime.Engine;
+using Inference.Runtime.KvCache;
+
+namespace Inference.Runtime.Scheduling;
+
+/// <summary>Where a sequence is in its life. Waiting -> Prefilling -> Decoding -> Finished; preemption leads back to Waiting, and every state may
+/// lead to Finished.</summary>
+internal enum SequenceState
+{
+    /// <summary>In the queue; holds no page.</summary>
+    Waiting,
+    /// <summary>Some of the tokens it came with have not been processed.</summary>
+    Prefilling,
+    /// <summary>One token, the last, has not been processed.</summary>
+    Decoding,
+    /// <summary>Ended; holds no page.</summary>
+    Finished,
+}
+
+/// <summary>
+/// A request's life inside the engine: its tokens, how many of them are in the cache, and the pages that hold them. It knows no text, no
+/// client and no sampling. Changed by the <see cref="Scheduler"/> only, on the engine's thread.
+/// Invariants: Processed is at most Length; a waiting or finished sequence has Processed = 0 and an empty table.
+/// </summary>
+internal sealed class Sequence
+{
+    private int[] _tokens;
+
+    /// <param name="arrival">Place in the line: unique, ascending in the order of submission.</param>
+    /// <param name="deadline">Time after which the answer is of no use, in the scheduler's ticks; long.MaxValue = never.</param>
+    public Sequence(long arrival, IReadOnlyList<int> prompt, int outputTokensMax, long deadline, BlockTable table)
+    {
+        ArgumentOutOfRangeException.ThrowIfZero(prompt.Count);
+        ArgumentOutOfRangeException.ThrowIfLessThan(outputTokensMax, 1);
+        (Arrival, PromptLength, OutputTokensMax, Deadline, Table) = (arrival, prompt.Count, outputTokensMax, deadline, table);
+        _tokens = new int[prompt.Count + Math.Min(outputTokensMax, 64)];
+        for (int i = 0; i < prompt.Count; i++) _tokens[i] = prompt[i];
+        Length = prompt.Count;
+    }
+
+    public long Arrival { get; }
+    public int PromptLength { get; }
+    public int OutputTokensMax { get; }
+    public long Deadline { get; }
+    public BlockTable Table { get; }
+
+    public SequenceState State { get; internal set; }
+
+    /// <summary>Tokens: prompt and output.</summary>
+    public int Length { get; private set; }
+
+    public int OutputCount => Length - PromptLength;
+
+    /// <summary>Tokens whose rows are in the cache.</summary>
+    public int Processed { get; internal set; }
+
+    /// <summary>The most that <see cref="Processed"/> has been; tokens below it are processed again after a preemption.</summary>
+    public int ProcessedMax { get; internal set; }
+
+    /// <summary>Positions in the cache if it generates all it may: the last token is never processed.</summary>
+    public int PositionsMax => PromptLength + OutputTokensMax - 1;
+
+    /// <summary>Its reader does not read: it is not scheduled.</summary>
+    public bool Stalled { get; internal set; }
+
+    public int Preemptions { get; internal set; }
+
+    /// <summary>It has been in a step.</summary>
+    public bool Started { get; internal set; }
+
+    /// <summary>Why it ended, in state Finished.</summary>
+    public FinishReason? Finish { get; internal set; }
+
+    /// <summary>What went wrong, with <see cref="FinishReason.Error"/>.</summary>
+    public string? Error { get; internal set; }
+
+    public ReadOnlyMemory<int> Tokens(int start, int count) => _tokens.AsMemory(start, count);
+
+    public int TokenAt(int index) => index < Length ? _tokens[index] : throw new ArgumentOutOfRangeException(nameof(index));
+
+    internal void Append(int token)
+    {
+        if (Length == _tokens.Length) Array.Resize(ref _tokens, checked(_tokens.Length * 2));
+        _tokens[Length++] = token;
+    }
+}
