@@ -159,6 +159,11 @@ public sealed class InferenceEngine : IAsyncDisposable
         await _alarm.DisposeAsync().ConfigureAwait(false);
     }
 
+    /// <summary>For simulations, which step by themselves.</summary>
+    internal Scheduler Scheduler => _scheduler;
+
+    internal KvCacheManager Cache => _cache;
+
     private TimeSpan Now => _time.GetElapsedTime(_epoch);
 
     private ActiveRequest MakeActive(GenerationRequest request)
@@ -215,6 +220,7 @@ public sealed class InferenceEngine : IAsyncDisposable
     /// <summary>Lets the model make its first step, the largest it may have to make, and opens the door.</summary>
     internal void Open()
     {
+        Volatile.Write(ref _started, 1);
         var table = _cache.CreateTable();
         int length = Math.Min(Options.StepTokensMax, Math.Min(_rules.ContextMax, _rules.CacheTokensMax));
         if (!_cache.TryExtend(table, length)) throw new InvalidOperationException($"An empty cache has no room for {length} positions.");

@@ -36,7 +36,7 @@ internal readonly record struct ChunkOutcome(int TokenId, bool Stops, string? Er
 
 /// <summary>
 /// The plan of a step: who runs, and who ended or lost its pages while it was made. Belongs to the scheduler, which fills it anew in each
-/// step; the order of the chunks is that of arrival.
+/// step. Chunks of running sequences come first, then those of the newly admitted, both in the order of arrival.
 /// </summary>
 internal sealed class ScheduledBatch
 {

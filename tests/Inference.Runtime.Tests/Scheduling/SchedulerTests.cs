@@ -1,0 +1,265 @@
+using Inference.Runtime.Engine;
+using Inference.Runtime.KvCache;
+using Inference.Runtime.Scheduling;
+using Xunit;
+using SequenceState = Inference.Runtime.Scheduling.SequenceState;
+
+namespace Inference.Runtime.Tests.Scheduling;
+
+public sealed class SchedulerTests : IDisposable
+{
+    // Pages of 4 tokens; capacity gives tokens / 4 + sequences of them.
+    private static readonly KvStateSpec Kind = new("rows", 1, 1, 1, KvRetention.All, 0, 0, 4);
+    private KvCacheManager _cache = null!;
+    private Scheduler _scheduler = null!;
+    private long _arrivals;
+
+    private void Make(int sequences = 4, int stepTokens = 16, int pages = 100, int headroom = 0)
+    {
+        _cache = new([Kind], new((pages - sequences) * 4, sequences, stepTokens), null);
+        _scheduler = new(new(sequences, stepTokens, headroom), _cache);
+    }
+
+    public void Dispose() => _cache.Dispose();
+
+    private Sequence New(int prompt, int output = 10, long deadline = long.MaxValue) =>
+        new(++_arrivals, new int[prompt], output, deadline, _cache.CreateTable());
+
+    private static SchedulerEvent[] Submit(params Sequence[] sequences) => [.. sequences.Select(SchedulerEvent.Submitted)];
+
+    private string Step(params SchedulerEvent[] events) => StepAt(0, events);
+
+    // The plan in words, e.g. "1:0+8 2:5+1*": sequence:start+count, * = samples.
+    private string StepAt(long now, params SchedulerEvent[] events)
+    {
+        var batch = _scheduler.Step(events, now);
+        string plan = string.Join(' ', batch.Chunks.Select(c => $"{c.Sequence.Arrival}:{c.Start}+{c.Count}{(c.Samples ? "*" : "")}"));
+        if (batch.Chunks.Count > 0) _scheduler.Retire([.. batch.Chunks.Where(c => c.Samples).Select(_ => new ChunkOutcome(7, false))]);
+        return plan;
+    }
+
+    [Fact]
+    public void A_long_prompt_comes_in_chunks_and_decodes_go_on_beside_it()
+    {
+        Make(stepTokens: 8);
+        Assert.Equal("1:0+2*", Step(Submit(New(2))));
+        Assert.Equal("1:2+1* 2:0+7", Step(Submit(New(20))));
+        Assert.Equal("1:3+1* 2:7+7", Step());
+        Assert.Equal("1:4+1* 2:14+6*", Step());
+        Assert.Equal("1:5+1* 2:20+1*", Step());
+    }
+
+    [Fact]
+    public void Several_prompts_share_a_step_oldest_first()
+    {
+        Make(stepTokens: 16);
+        Assert.Equal("1:0+5* 2:0+4* 3:0+7", Step(Submit(New(5), New(4), New(9), New(3))));
+        Assert.Equal("1:5+1* 2:4+1* 3:7+2* 4:0+3*", Step());
+    }
+
+    [Fact]
+    public void Decodes_come_first_when_an_older_prompt_could_take_the_whole_step()
+    {
+        Make(stepTokens: 4, pages: 100);
+        var (old, young) = (New(30), New(1));
+        Assert.Equal("1:0+4", Step(Submit(old)));
+        for (int i = 0; i < 6; i++) Step();
+        Assert.Equal("1:28+2* 2:0+1*", Step(Submit(young)));
+        // The old one stalls, loses its place to nobody, and has to start again behind a decode that never pauses.
+        Assert.Equal("2:1+1*", Step(SchedulerEvent.Stalled(old)));
+        Assert.Equal("1:30+1* 2:2+1*", Step(SchedulerEvent.Resumed(old)));
+    }
+
+    [Fact]
+    public void Nobody_overtakes_a_request_that_waits_for_pages()
+    {
+        Make(pages: 10, stepTokens: 40);
+        Assert.Equal("1:0+24*", Step(Submit(New(24), New(20), New(1))));
+        Assert.Equal([2L, 3L], _scheduler.Waiting.Select(s => s.Arrival));
+        var first = _scheduler.Running[0];
+        Assert.Equal("2:0+20* 3:0+1*", Step(SchedulerEvent.Cancelled(first)));
+    }
+
+    [Fact]
+    public void Headroom_keeps_a_request_out_until_running_ones_could_grow()
+    {
+        Make(pages: 10, stepTokens: 40, headroom: 8);
+        Assert.Equal("1:0+16*", Step(Submit(New(16, 20), New(9, 20))));  // 16 + 8 = 6 pages, 9 + 8 = 5 pages: 11 of 10
+        Assert.Equal([2L], _scheduler.Waiting.Select(s => s.Arrival));
+        Make(pages: 11, stepTokens: 40, headroom: 8);
+        _arrivals = 0;
+        Assert.Equal("1:0+16* 2:0+9*", Step(Submit(New(16, 20), New(9, 20))));
+    }
+
+    [Fact]
+    public void Headroom_asks_for_no_more_than_a_request_may_ever_need()
+    {
+        Make(pages: 10, stepTokens: 40, headroom: 256);
+        Assert.Equal("1:0+16* 2:0+20*", Step(Submit(New(16, 5), New(20, 1))));
+    }
+
+    [Fact]
+    public void When_pages_run_out_the_youngest_goes_back_and_starts_again_with_what_it_had()
+    {
+        Make(sequences: 3, pages: 6, stepTokens: 24);
+        var (a, b, c) = (New(8), New(7), New(4, 2));
+        Assert.Equal("1:0+8* 2:0+7* 3:0+4*", Step(Submit(a, b, c)));  // 2 + 2 + 1 pages
+        Assert.Equal("1:8+1* 2:7+1*", Step());                        // 3 + 2 pages, 0 left for c
+        Assert.Equal((SequenceState.Waiting, 1, 0), (c.State, c.Preemptions, c.Processed));
+        Assert.Equal(5, c.Length);                                    // its token is not lost
+        Step(SchedulerEvent.Cancelled(a));
+        Assert.Equal(SequenceState.Finished, c.State);                // 3:0+5* made its second and last token
+        Assert.Equal(FinishReason.Length, c.Finish);
+    }
+
+    [Fact]
+    public void A_preempted_sequence_keeps_its_place_ahead_of_those_who_came_later()
+    {
+        Make(sequences: 2, pages: 5, stepTokens: 20);
+        var (a, b, c) = (New(8, 12), New(8, 5), New(1));
+        Step(Submit(a, b, c));
+        Assert.Equal("1:8+1*", Step());  // a takes the last page, b loses its own
+        Assert.Equal([2L, 3L], _scheduler.Waiting.Select(s => s.Arrival));
+        Assert.StartsWith("2:0+9* 3:0+1*", Step(SchedulerEvent.Cancelled(a)));
+    }
+
+    [Fact]
+    public void The_youngest_may_have_to_give_way_to_itself()
+    {
+        Make(sequences: 2, pages: 4, stepTokens: 16);
+        var (a, b) = (New(7, 3), New(8, 9));
+        Step(Submit(a, b));
+        Assert.Equal("1:7+1*", Step());  // b needs a third page and is the youngest
+        Assert.Equal(SequenceState.Waiting, b.State);
+        Assert.Equal("1:8+1*", Step());  // 3 pages for a, 1 left: not enough for b
+        Assert.Equal(FinishReason.Length, a.Finish);
+        Assert.Equal("2:0+9*", Step());
+    }
+
+    [Fact]
+    public void A_sequence_ends_with_its_last_token_and_its_pages_are_free_at_once()
+    {
+        Make();
+        var a = New(4, 2);
+        Step(Submit(a));
+        Step();
+        Assert.Equal((FinishReason.Length, 2), (a.Finish, a.OutputCount));
+        Assert.Equal(_cache.Pools[0].PageCount, _cache.Pools[0].FreeCount);
+        Assert.Equal("", Step());
+    }
+
+    [Fact]
+    public void Outcomes_decide_over_their_own_sequence_only()
+    {
+        Make();
+        var (a, b, c) = (New(1), New(1), New(1));
+        _scheduler.Step(Submit(a, b, c), 0);
+        var finished = _scheduler.Retire([new(5, Stops: true), new(0, false, "broken"), new(6, false)]);
+        Assert.Equal([a, b], finished);
+        Assert.Equal((FinishReason.Stop, 1, 5), (a.Finish, a.OutputCount, a.TokenAt(1)));
+        Assert.Equal((FinishReason.Error, "broken", 0), (b.Finish, b.Error, b.OutputCount));
+        Assert.Equal("3:1+1*", Step());
+    }
+
+    [Theory]
+    [InlineData(nameof(SequenceState.Waiting))]
+    [InlineData(nameof(SequenceState.Prefilling))]
+    [InlineData(nameof(SequenceState.Decoding))]
+    public void Cancelling_frees_the_pages_in_the_next_step_in_every_state(string stateName)
+    {
+        var state = Enum.Parse<SequenceState>(stateName);
+        Make(sequences: 1, stepTokens: 4);
+        var (other, victim) = (New(1, 100), New(state == SequenceState.Decoding ? 3 : 9, 100));
+        if (state == SequenceState.Waiting) Step(Submit(other));
+        Step(Submit(victim));
+        Assert.Equal(state, victim.State);
+        var batch = _scheduler.Step([SchedulerEvent.Cancelled(victim)], 0);
+        Assert.Equal([victim], batch.Finished);
+        Assert.Equal(FinishReason.Cancelled, victim.Finish);
+        Assert.Equal(state == SequenceState.Waiting ? 1 : 0, _cache.Pools[0].PageCount - _cache.Pools[0].FreeCount);
+        Assert.DoesNotContain(batch.Chunks, c => c.Sequence == victim);
+    }
+
+    [Fact]
+    public void A_second_end_of_the_same_sequence_is_ignored()
+    {
+        Make();
+        var a = New(1);
+        Step(Submit(a));
+        _scheduler.Step([SchedulerEvent.Cancelled(a), SchedulerEvent.Ended(a, "late"), SchedulerEvent.Stalled(a)], 0);
+        Assert.Equal((FinishReason.Cancelled, false), (a.Finish, a.Stalled));
+        Assert.Empty(_scheduler.Step([SchedulerEvent.Cancelled(a)], 0).Finished);
+    }
+
+    [Fact]
+    public void No_step_is_planned_for_an_expired_request_running_or_waiting()
+    {
+        Make(sequences: 2);
+        var (a, b, c) = (New(1, 50, deadline: 100), New(1, 50), New(1, 50, deadline: 90));
+        StepAt(10, Submit(a, b, c));
+        Assert.Equal(90, _scheduler.NextDeadline);
+        Assert.Equal("1:1+1* 2:1+1*", StepAt(89));
+        Assert.Equal("1:2+1* 2:2+1*", StepAt(90));
+        Assert.Equal(FinishReason.DeadlineExceeded, c.Finish);
+        Assert.Equal("2:3+1*", StepAt(100));
+        Assert.Equal(FinishReason.DeadlineExceeded, a.Finish);
+        Assert.Equal(long.MaxValue, _scheduler.NextDeadline);
+    }
+
+    [Fact]
+    public void A_stalled_sequence_rests_and_keeps_its_pages_while_nobody_needs_them()
+    {
+        Make();
+        var a = New(1);
+        Step(Submit(a));
+        Assert.Equal("", Step(SchedulerEvent.Stalled(a)));
+        Assert.Equal((SequenceState.Decoding, 1), (a.State, a.Processed));
+        Assert.Equal("1:1+1*", Step(SchedulerEvent.Resumed(a)));
+    }
+
+    [Fact]
+    public void Stalled_sequences_lose_their_places_and_pages_to_others_and_do_not_block_the_line()
+    {
+        Make(sequences: 2, pages: 6, stepTokens: 16);
+        var (a, b, c) = (New(8, 9), New(8, 9), New(8, 4));
+        Step(Submit(a, b));
+        Assert.Equal("2:8+1* 3:0+8*", Step([SchedulerEvent.Stalled(a), .. Submit(c)]));  // a gives up its place
+        Assert.Equal((SequenceState.Waiting, 9), (a.State, a.Length));
+        Assert.Equal("2:9+1* 3:8+1*", Step());
+        Assert.Equal("2:10+1* 3:9+1*", Step(SchedulerEvent.Resumed(a)));                 // no place yet, but first in the line
+        Assert.Equal("3:10+1* 1:0+9*", Step([SchedulerEvent.Cancelled(b), .. Submit(New(1))]));
+    }
+
+    [Fact]
+    public void A_step_must_be_retired_before_the_next()
+    {
+        Make();
+        _scheduler.Step(Submit(New(1)), 0);
+        Assert.Throws<InvalidOperationException>(() => _scheduler.Step([], 0));
+        Assert.Throws<ArgumentException>(() => _scheduler.Retire([new(1, false), new(1, false)]));
+    }
+
+    [Fact]
+    public void A_step_in_the_steady_state_allocates_nothing()
+    {
+        Make(stepTokens: 16, pages: 2000);
+        Step(Submit(New(4, 4000), New(4, 4000), New(4, 4000)));
+        var outcomes = new ChunkOutcome[] { new(1, false), new(2, false), new(3, false) };
+        for (int i = 0; i < 600; i++) StepOnce();
+        // Between two doublings of the sequences' token arrays and of the tables' lists.
+        long least = long.MaxValue;
+        for (int i = 0; i < 50; i++)
+        {
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            StepOnce();
+            least = Math.Min(least, GC.GetAllocatedBytesForCurrentThread() - before);
+        }
+        Assert.Equal(0, least);
+
+        void StepOnce()
+        {
+            _scheduler.Step([], 0);
+            _scheduler.Retire(outcomes);
+        }
+    }
+}

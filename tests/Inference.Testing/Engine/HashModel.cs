@@ -1,0 +1,167 @@
+using Inference.Backends;
+using Inference.Backends.Operators;
+using Inference.Runtime.Engine;
+using Inference.Runtime.KvCache;
+using Inference.Runtime.Models;
+
+namespace Inference.Testing;
+
+/// <summary>
+/// A model whose next-token logits are a hash of the whole prefix, and which remembers that prefix only through the KV cache: in several
+/// kinds of state it keeps, per row, what the row must hold, and before each step it reads every row that it may still need through the page
+/// tables and compares. A page that is foreign, stale, lost or freed too early is therefore an exception here, and a table of another
+/// sequence is a wrong token. What a request must yield is known without any engine: <see cref="Logits(ReadOnlySpan{int}, Span{float})"/>.
+///
+/// Kinds, in their order: every token (ratio 1), every 4th and every 128th position (ratio 4, 128), a window, a chunk with some before it.
+/// </summary>
+public sealed unsafe class HashModel : IModel
+{
+    private const int HashFloats = 4;  // 16 bits each: exact in F32
+    private const int Width = 2 + HashFloats;
+    private const ulong Root = 0x243F6A8885A308D3;
+    private readonly int _vocab;
+
+    /// <param name="pageRows">Rows of a page of the ratio-1 kind: a power of two up to 256; small pages make small pools interesting.</param>
+    public HashModel(int vocab = 64, int contextMax = 4096, int pageRows = 4)
+    {
+        _vocab = vocab;
+        Info = new("hash", vocab, 1, 1, contextMax, HasDraft: false, ParameterCount: 1);
+        KvStates =
+        [
+            new("tokens", 1, Width, 1, KvRetention.All, 0, 0, pageRows),
+            new("every-4th", 2, Width, 4, KvRetention.All, 0, 0, Math.Max(1, pageRows / 2)),
+            new("every-128th", 1, Width, 128, KvRetention.All, 0, 0, 1),
+            KvStateSpec.Window("window", 1, Width, 11, Math.Max(1, pageRows)),
+            KvStateSpec.Chunk("chunk", 1, Width, 8, 1, Math.Max(1, pageRows / 2)),
+        ];
+    }
+
+    public ModelInfo Info { get; }
+    public IReadOnlyList<KvStateSpec> KvStates { get; }
+
+    /// <summary>A token after which the logits are NaN; -1 = none.</summary>
+    public int NanToken { get; init; } = -1;
+
+    /// <summary>Called at the start of each step with its number, from 0; may throw or wait.</summary>
+    public Action<int>? BeforeStep { get; set; }
+
+    /// <summary>Steps made.</summary>
+    public int Steps { get; private set; }
+
+    /// <summary>What the model says after a prefix, by definition.</summary>
+    public void Logits(ReadOnlySpan<int> prefix, Span<float> logits)
+    {
+        ulong hash = Root;
+        foreach (int token in prefix) hash = Next(hash, token);
+        Fill(hash, prefix[^1], logits);
+    }
+
+    public void Forward(ForwardBatch batch)
+    {
+        BeforeStep?.Invoke(Steps++);
+        int* sequence = batch.Tokens.Sequence.I32();
+        int* rows = batch.LogitsRows.I32();
+        int row = 0;
+        for (int t = 0; t < batch.TokenCount;)
+        {
+            int end = t;
+            while (end < batch.TokenCount && sequence[end] == sequence[t]) end++;
+            ulong hash = Verify(batch, sequence[t], batch.Tokens.Position.I32()[t]);
+            for (; t < end; t++)
+            {
+                hash = Process(batch, t, hash);
+                if (row == batch.LogitsRows.D0 || rows[row] != t) continue;
+                Fill(hash, batch.TokenIds.I32()[t], new Span<float>(batch.Logits.F32(row++), _vocab));
+            }
+        }
+    }
+
+    // Reads all that the token at position length may need; returns the hash of the prefix.
+    private ulong Verify(ForwardBatch batch, int sequence, int length)
+    {
+        ulong hash = Root;
+        for (int p = 0; p < length; p++)
+        {
+            float* row = Row(batch, 0, sequence, p, 0);
+            int token = (int)row[1];
+            hash = Next(hash, token);
+            Expect(row, 0, sequence, p, token, hash);
+            for (int kind = 1; kind < KvStates.Count; kind++)
+            {
+                var spec = KvStates[kind];
+                if ((p + 1) % spec.Ratio != 0 || p / spec.Ratio < spec.FirstRowNeeded(length)) continue;
+                for (int layer = 0; layer < spec.LayerCount; layer++)
+                    Expect(Row(batch, kind, sequence, p / spec.Ratio, layer), kind, sequence, p / spec.Ratio, layer, Salted(hash, kind, layer));
+            }
+        }
+        return hash;
+    }
+
+    private ulong Process(ForwardBatch batch, int t, ulong hash)
+    {
+        int sequence = batch.Tokens.Sequence.I32()[t], position = batch.Tokens.Position.I32()[t], token = batch.TokenIds.I32()[t];
+        hash = Next(hash, token);
+        Write(Row(batch, 0, sequence, position, 0), position, token, hash);
+        for (int kind = 1; kind < KvStates.Count; kind++)
+        {
+            var spec = KvStates[kind];
+            if ((position + 1) % spec.Ratio != 0) continue;
+            for (int layer = 0; layer < spec.LayerCount; layer++)
+                Write(Row(batch, kind, sequence, position / spec.Ratio, layer), position / spec.Ratio, layer, Salted(hash, kind, layer));
+        }
+        return hash;
+    }
+
+    private float* Row(ForwardBatch batch, int kind, int sequence, int row, int layer)
+    {
+        var rows = batch.Kv[kind];
+        int entry = row / rows.RowsPerPage - rows.FirstPage.I32()[sequence];
+        if (entry < 0 || entry >= rows.PageTable.D1)
+            throw new HashModelException($"{KvStates[kind].Name}: row {row} is outside the page table ({entry} of {rows.PageTable.D1}).");
+        int page = rows.PageTable.I32(sequence)[entry];
+        if ((uint)page >= (uint)rows.Pool.D0) throw new HashModelException($"{KvStates[kind].Name}: row {row} lies on page {page}.");
+        return rows.Pool.F32(page) + ((long)layer * rows.RowsPerPage + row % rows.RowsPerPage) * rows.Width;
+    }
+
+    private static void Write(float* row, int index, int tag, ulong hash)
+    {
+        row[0] = index;
+        row[1] = tag;
+        for (int i = 0; i < HashFloats; i++) row[2 + i] = (ushort)(hash >> (16 * i));
+    }
+
+    private void Expect(float* row, int kind, int sequence, int index, int tag, ulong hash)
+    {
+        bool same = row[0] == index && row[1] == tag;
+        for (int i = 0; i < HashFloats; i++) same &= row[2 + i] == (ushort)(hash >> (16 * i));
+        if (!same)
+            throw new HashModelException(
+                $"{KvStates[kind].Name}: row {index} of sequence {sequence} holds [{row[0]}, {row[1]}, ...], not what was written there.");
+    }
+
+    private void Fill(ulong hash, int lastToken, Span<float> logits)
+    {
+        if (lastToken == NanToken)
+        {
+            logits.Fill(float.NaN);
+            return;
+        }
+        for (int i = 0; i < logits.Length; i++) logits[i] = (Mix(hash + (ulong)(i + 1) * 0x9E3779B97F4A7C15) >> 44) / (float)(1 << 16) - 8;
+    }
+
+    private static ulong Next(ulong hash, int token) => Mix(hash ^ Mix((ulong)(uint)token + 0x13198A2E03707344));
+
+    private static ulong Salted(ulong hash, int kind, int layer) => Mix(hash + (ulong)(kind * 16 + layer));
+
+    private static ulong Mix(ulong x)
+    {
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
+        return x ^ (x >> 31);
+    }
+
+    public void Dispose() { }
+}
+
+/// <summary>The cache did not hold what the model had put there.</summary>
+public sealed class HashModelException(string message) : Exception(message);
