@@ -18,6 +18,7 @@ public sealed unsafe class TensorView
         _region = region;
         _offset = offset;
         (Name, DType, Shape, ByteLength) = (name, dtype, shape, byteLength);
+        ElementCount = shape.Aggregate(1L, static (product, dimension) => product * dimension);
     }
 
     /// <summary>The name in the checkpoint.</summary>
@@ -36,7 +37,7 @@ public sealed unsafe class TensorView
     public string File => _region.Name;
 
     /// <summary>Product of the dimensions.</summary>
-    public long ElementCount => Shape.Aggregate(1L, static (product, dimension) => product * dimension);
+    public long ElementCount { get; }
 
     /// <summary>Address of the first byte; <see cref="ByteLength"/> bytes are readable there.</summary>
     public byte* Pointer => _region.Pointer + _offset;

@@ -112,12 +112,14 @@ internal sealed class WeightBinder(Checkpoint checkpoint)
 
     private TensorView? Find(string name)
     {
-        if (!_used.Add(name))
-            throw new InvalidOperationException($"tensor {name} is asked for twice: an error in the family's description");
-        if (checkpoint.TryGet(name, out var tensor))
-            return tensor;
-        _missing.Add(Printable.Quote(name));
-        return null;
+        if (!checkpoint.TryGet(name, out var tensor))
+        {
+            _missing.Add(Printable.Quote(name)); // not kept: a config may ask for far more than there is
+            return null;
+        }
+        return _used.Add(name)
+            ? tensor
+            : throw new InvalidOperationException($"tensor {name} is asked for twice: an error in the family's description");
     }
 
     private WeightRef Keep(WeightRef weight)

@@ -378,6 +378,48 @@ public sealed class DeepSeekV4CheckpointTests
     }
 
     [Fact]
+    public void Mutated_configs_against_tiny_weights_end_in_a_typed_error_or_a_bound_model()
+    {
+        var (_, tensors) = Tiny(TinyDeepSeekV4.TS);
+        var seed = System.Text.Encoding.UTF8.GetBytes(TinyDeepSeekV4.TS.ConfigJson().ToJsonString());
+        var (bound, refused) = (0, 0);
+        Parallel.For(0, 20, chunk =>
+        {
+            var random = new Random(chunk);
+            for (var i = 0; i < 250; i++)
+            {
+                var json = ByteMutator.Mutate(seed, random);
+                try
+                {
+                    var weights = Bind(DeepSeekV4Config.Parse("x", json), tensors);
+                    Assert.DoesNotContain(null, weights.All);
+                    Interlocked.Increment(ref bound);
+                }
+                catch (ModelLoadException)
+                {
+                    Interlocked.Increment(ref refused);
+                }
+                catch (Exception e)
+                {
+                    Assert.Fail($"chunk {chunk}, round {i}: {System.Text.Encoding.UTF8.GetString(json)}\n{e}");
+                }
+            }
+        });
+        Assert.True(bound > 100 && refused > 1000, $"{bound} bound, {refused} refused");
+    }
+
+    [Fact]
+    public void A_config_that_asks_for_a_million_tensors_is_refused_in_a_few_lines()
+    {
+        var huge = TinyDeepSeekV4.TA.ConfigJson();
+        huge["n_routed_experts"] = 55_000;
+        var (_, tensors) = Tiny();
+        var error = Assert.Throws<CheckpointException>(() => Bind(PublishedConfigs.Parsed(huge), tensors));
+        Assert.InRange(error.Message.Length, 1, 5000);
+        Assert.Contains($"{7 * 3 * (55_000 - 8)} missing, 0 unexpected", error.Message, StringComparison.Ordinal); // six layers and the draft block
+    }
+
+    [Fact]
     public void A_model_is_not_loaded_from_weights_that_do_not_fit_and_lets_go_of_them()
     {
         var other = PublishedConfigs.Parsed((TinyDeepSeekV4.TA with { Window = 4, Heads = 8 }).ConfigJson());
