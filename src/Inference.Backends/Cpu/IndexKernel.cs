@@ -1,0 +1,269 @@
+// The lightning indexer: score every visible row, choose the best (Operators/Attention.cs; deepseek-v4 2.8).
+//
+// score[b] = sum over h of (HeadWeights[h] * Scale) * relu(q_h . row_b). Lanes are rows: thirty-two rows are transposed once and meet the heads of
+// all tokens of a group; a dot product is one chain of FMAs over the channels, the sum over heads one chain in the order of h. So a score depends on
+// its row and its token's query only; how rows and tokens are cut into pieces changes nothing.
+// Tokens that see no more than TopK rows select them all and score nothing. Scores of a batch of tokens are held at once, at most ScoresMax.
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using Inference.Backends.Operators;
+
+namespace Inference.Backends.Cpu;
+
+internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
+{
+    private const int TileRows = 32;
+    private const int PieceRows = 512;
+    private const int GroupTokens = 8;
+    private const long ScoresMax = 16L << 20;
+
+    private readonly Scratch _workers = new(), _seen = new(), _scores = new(), _groups = new(), _rotary = new();
+
+    private struct Group
+    {
+        public int First, Count; // tokens of one sequence
+        public int Visible; // rows that the last of them sees
+        public int FirstPiece; // ordinal of its first piece of rows
+    }
+
+    public void Run(in IndexTopK op)
+    {
+        CpuChecks.Tokens("IndexTopK", op.Tokens, op.Rows.PageTable.D0, _seen);
+        int tokens = op.Queries.D0, heads = op.Queries.D1, width = op.Queries.D2, pairs = op.Rope.Frequencies.D0;
+        var body = new Body
+        {
+            Queries = op.Queries.F32(),
+            QueriesStride = op.Queries.RowStride,
+            HeadWeights = op.HeadWeights.F32(),
+            HeadWeightsStride = op.HeadWeights.RowStride,
+            Scale = op.Scale,
+            Heads = heads,
+            Width = width,
+            Frequencies = op.Rope.Frequencies.F32(),
+            Pairs = pairs,
+            Rounding = op.Rounding,
+            Rotary = _rotary.Get<double>((long)RotaryTable.Doubles(pairs) * pool.Threads),
+            Sequence = op.Tokens.Sequence.I32(),
+            Position = op.Tokens.Position.I32(),
+            Rows = new RowMap(op.Rows, RowMap.Operand.IndexRows),
+            Ratio = op.Ratio,
+            TopK = op.TopK,
+            Selected = op.Selected.I32(),
+            SelectedStride = op.Selected.RowStride,
+        };
+        for (var t = 0; t < tokens;)
+            t += Batch(ref body, t, tokens);
+    }
+
+    /// <summary>Selects for as many tokens from <paramref name="first"/> on as may be scored at once; returns their number.</summary>
+    private int Batch(ref Body body, int first, int tokens)
+    {
+        int count = 0, visibleMax = 0;
+        for (; first + count < tokens; count++)
+        {
+            var visible = Math.Max(visibleMax, body.Visible(first + count));
+            if (count > 0 && (long)visible * (count + 1) > ScoresMax) break;
+            visibleMax = visible;
+        }
+        var groups = _groups.Get<Group>(count);
+        int groupCount = 0, pieces = 0;
+        for (var t = first; t < first + count; t++)
+        {
+            var visible = body.Visible(t);
+            if (visible <= body.TopK) continue;
+            ref var last = ref groups[Math.Max(groupCount - 1, 0)];
+            if (groupCount > 0 && last.First + last.Count == t && last.Count < GroupTokens && body.Sequence[last.First] == body.Sequence[t])
+            {
+                pieces += Pieces(visible) - Pieces(last.Visible);
+                last.Count++;
+                last.Visible = visible;
+                continue;
+            }
+            groups[groupCount++] = new Group { First = t, Count = 1, Visible = visible, FirstPiece = pieces };
+            pieces += Pieces(visible);
+        }
+        body.Batch = first;
+        body.Groups = groups;
+        body.GroupCount = groupCount;
+        body.ScoresStride = (visibleMax + TileRows - 1) / TileRows * TileRows;
+        body.Scores = groupCount == 0 ? null : _scores.Get<float>((long)body.ScoresStride * count);
+        body.ScratchStride = TileRows * body.Width + TileRows + TopK.ScratchInts;
+        body.Scratch = _workers.Get<float>((long)body.ScratchStride * pool.Threads);
+
+        body.Phase = Phase.Prepare;
+        pool.For(ref body, count, LinearKernel.Grain(groupCount == 0 ? 100 : (long)body.Heads * body.Width * 40));
+        if (groupCount > 0)
+        {
+            body.Phase = Phase.Score;
+            pool.For(ref body, pieces, LinearKernel.Grain((long)PieceRows * body.Heads * body.Width * Math.Max(1, count / groupCount)));
+        }
+        body.Phase = Phase.Choose;
+        pool.For(ref body, count, LinearKernel.Grain(Math.Max(body.TopK, visibleMax) * 6L));
+        return count;
+    }
+
+    private static int Pieces(int visible) => (visible + PieceRows - 1) / PieceRows;
+
+    private enum Phase { Prepare, Score, Choose }
+
+    private struct Body : IParallelBody
+    {
+        public float* Queries, HeadWeights, Frequencies, Scores, Scratch;
+        public double* Rotary;
+        public int* Sequence, Position, Selected;
+        public Group* Groups;
+        public long QueriesStride, HeadWeightsStride, SelectedStride;
+        public RowMap Rows;
+        public RowRounding Rounding;
+        public Phase Phase;
+        public int Heads, Width, Pairs, Ratio, TopK, Batch, GroupCount, ScoresStride, ScratchStride;
+        public float Scale;
+
+        /// <summary>Rows that token t sees.</summary>
+        public readonly int Visible(int t) => (int)((Position[t] + 1L) / Ratio);
+
+        public readonly void Run(int start, int end, int worker)
+        {
+            switch (Phase)
+            {
+                case Phase.Prepare:
+                    for (var t = Batch + start; t < Batch + end; t++)
+                        if (Visible(t) > TopK) PrepareQueries(t, worker);
+                    break;
+                case Phase.Score:
+                    var g = 0;
+                    for (var piece = start; piece < end; piece++)
+                    {
+                        while (g + 1 < GroupCount && Groups[g + 1].FirstPiece <= piece) g++;
+                        ScorePiece(Groups[g], (piece - Groups[g].FirstPiece) * PieceRows, Scratch + (long)worker * ScratchStride);
+                    }
+                    break;
+                default:
+                    for (var t = Batch + start; t < Batch + end; t++)
+                        Choose(t, (int*)(Scratch + (long)worker * ScratchStride));
+                    break;
+            }
+        }
+
+        private readonly void PrepareQueries(int t, int worker)
+        {
+            var table = new RotaryTable(Frequencies, Pairs, Rotary + (long)worker * RotaryTable.Doubles(Pairs));
+            table.Fill(Position[t], inverse: false);
+            for (var h = 0; h < Heads; h++)
+            {
+                var query = Queries + t * QueriesStride + (long)h * Width;
+                table.Apply(query + Width - 2 * Pairs);
+                RowFinish.Round(query, Width, 2 * Pairs, Rounding);
+            }
+        }
+
+        private readonly void ScorePiece(in Group group, int first, float* scratch)
+        {
+            var end = Math.Min(first + PieceRows, group.Visible);
+            for (var row = first; row < end; row += TileRows)
+            {
+                var count = Math.Min(TileRows, end - row);
+                Transpose(Sequence[group.First], row, count, scratch);
+                for (var i = 0; i < group.Count; i++)
+                    ScoreTile(group.First + i, scratch, Scores + (long)(group.First + i - Batch) * ScoresStride + row);
+            }
+        }
+
+        /// <summary>tile[d, r] = element d of row first + r; rows that are not there are zero.</summary>
+        private readonly void Transpose(int sequence, int first, int count, float* tile)
+        {
+            if (count < TileRows) new Span<float>(tile, TileRows * Width).Clear();
+            for (var r = 0; r < count;)
+            {
+                var row = Rows.Row(sequence, first + r, out var contiguous);
+                for (var last = Math.Min(count, r + contiguous); r < last; r++, row += Width)
+                {
+                    for (var d = 0; d < Width; d++)
+                        tile[d * TileRows + r] = row[d];
+                }
+            }
+        }
+
+        /// <summary>Scores of thirty-two rows for one token.</summary>
+        private readonly void ScoreTile(int t, float* tile, float* scores)
+        {
+            Vector512<float> low = Vector512<float>.Zero, high = low;
+            var query = Queries + t * QueriesStride;
+            var weights = HeadWeights + t * HeadWeightsStride;
+            var h = 0;
+            for (; h + 4 <= Heads; h += 4, query += 4 * Width)
+            {
+                Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
+                var k = tile;
+                for (var d = 0; d < Width; d++, k += TileRows)
+                {
+                    Vector512<float> k0 = Vector512.Load(k), k1 = Vector512.Load(k + 16);
+                    var q = Vector512.Create(query[d]);
+                    a0 = Vector512.FusedMultiplyAdd(k0, q, a0);
+                    a1 = Vector512.FusedMultiplyAdd(k1, q, a1);
+                    q = Vector512.Create(query[Width + d]);
+                    b0 = Vector512.FusedMultiplyAdd(k0, q, b0);
+                    b1 = Vector512.FusedMultiplyAdd(k1, q, b1);
+                    q = Vector512.Create(query[2 * Width + d]);
+                    c0 = Vector512.FusedMultiplyAdd(k0, q, c0);
+                    c1 = Vector512.FusedMultiplyAdd(k1, q, c1);
+                    q = Vector512.Create(query[3 * Width + d]);
+                    d0 = Vector512.FusedMultiplyAdd(k0, q, d0);
+                    d1 = Vector512.FusedMultiplyAdd(k1, q, d1);
+                }
+                Add(weights[h], a0, a1, ref low, ref high);
+                Add(weights[h + 1], b0, b1, ref low, ref high);
+                Add(weights[h + 2], c0, c1, ref low, ref high);
+                Add(weights[h + 3], d0, d1, ref low, ref high);
+            }
+            for (; h < Heads; h++, query += Width)
+            {
+                Vector512<float> a0 = Vector512<float>.Zero, a1 = a0;
+                var k = tile;
+                for (var d = 0; d < Width; d++, k += TileRows)
+                {
+                    var q = Vector512.Create(query[d]);
+                    a0 = Vector512.FusedMultiplyAdd(Vector512.Load(k), q, a0);
+                    a1 = Vector512.FusedMultiplyAdd(Vector512.Load(k + 16), q, a1);
+                }
+                Add(weights[h], a0, a1, ref low, ref high);
+            }
+            low.Store(scores);
+            high.Store(scores + 16);
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private readonly void Add(float headWeight, Vector512<float> a, Vector512<float> b, ref Vector512<float> low, ref Vector512<float> high)
+        {
+            var weight = Vector512.Create(headWeight * Scale);
+            low = Vector512.FusedMultiplyAdd(weight, Vector512.Max(a, Vector512<float>.Zero), low);
+            high = Vector512.FusedMultiplyAdd(weight, Vector512.Max(b, Vector512<float>.Zero), high);
+        }
+
+        private readonly void Choose(int t, int* histogram)
+        {
+            var visible = Visible(t);
+            var selected = Selected + t * SelectedStride;
+            var count = Math.Min(TopK, visible);
+            if (visible <= TopK)
+            {
+                for (var b = 0; b < count; b++)
+                    selected[b] = b;
+            }
+            else
+            {
+                Cpu.TopK.Select(Scores + (long)(t - Batch) * ScoresStride, visible, TopK, selected, histogram);
+            }
+            new Span<int>(selected + count, TopK - count).Fill(-1);
+        }
+    }
+
+    public void Dispose()
+    {
+        _workers.Dispose();
+        _seen.Dispose();
+        _scores.Dispose();
+        _groups.Dispose();
+        _rotary.Dispose();
+    }
+}
