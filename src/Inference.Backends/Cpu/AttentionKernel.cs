@@ -56,7 +56,7 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
         body.WidthPadded = (width + 15) / 16 * 16;
         body.ScratchStride = 2L * body.RowsPadded + (long)HeadBlock * (body.RowsPadded + 2 * body.WidthPadded);
         body.Scratch = _workers.Get<float>(body.ScratchStride * pool.Threads);
-        pool.For(ref body, checked(tokens * body.HeadBlocks), LinearKernel.Grain(2 * rowsSum / tokens * HeadBlock * width));
+        pool.For(ref body, checked(tokens * body.HeadBlocks), pool.Grain(2 * rowsSum / tokens * HeadBlock * width));
     }
 
     private struct Body : IParallelBody

@@ -36,10 +36,10 @@ internal sealed unsafe class CompressorKernel(WorkerPool pool) : IDisposable
         };
         body.Doubles = (width + 15) / 16 * 16 + RotaryTable.Doubles(pairs) + 2 * op.Ratio;
         body.Memory = _workers.Get<double>((long)body.Doubles * pool.Threads);
-        pool.For(ref body, op.Values.D0, LinearKernel.Grain(channels * 4L));
+        pool.For(ref body, op.Values.D0, pool.Grain(channels * 4L));
         body.Emitting = true;
         var slots = (op.Overlap ? 2L : 1L) * op.Ratio;
-        pool.For(ref body, op.Values.D0, LinearKernel.Grain(slots * width * 12 / op.Ratio));
+        pool.For(ref body, op.Values.D0, pool.Grain(slots * width * 12 / op.Ratio));
     }
 
     private struct Body : IParallelBody

@@ -31,7 +31,12 @@ public sealed unsafe class CpuBackend : IBackend
 
     /// <param name="threads">Threads that compute, the caller's included; 0 means one per physical core.</param>
     /// <exception cref="ArgumentOutOfRangeException">A negative number of threads.</exception>
-    public CpuBackend(int threads = 0)
+    public CpuBackend(int threads = 0) : this(threads, WorkerPool.DefaultGrainWork)
+    {
+    }
+
+    /// <param name="grainWork">As in <see cref="WorkerPool"/>; tests share even the smallest loops.</param>
+    internal CpuBackend(int threads, long grainWork)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(threads);
         Threads = threads == 0 ? CpuTopology.PhysicalCores() : threads;
@@ -39,7 +44,7 @@ public sealed unsafe class CpuBackend : IBackend
         _plan = new OpPlan(OpSupport.Supported, width == 0 ? "scalar" : $"simd{width}", 0, Determinism.AnySchedule);
         Info = new BackendInfo("cpu", $"{CpuTopology.ProcessorName()}, {Threads} threads, {(width == 0 ? "no SIMD" : $"{width}-bit SIMD")}",
             Determinism.AnySchedule, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes);
-        _pool = new WorkerPool(Threads);
+        _pool = new WorkerPool(Threads, grainWork);
         _linear = new LinearKernel(_pool);
         _experts = new ExpertKernels(_pool);
         _hyperConnections = new HyperConnectionKernels(_pool, _linear);

@@ -70,7 +70,7 @@ internal static unsafe class ElementwiseKernels
             Width = op.Input.Rank == 2 ? op.Input.D1 : op.Input.D2,
             Epsilon = op.Epsilon,
         };
-        pool.For(ref body, checked(op.Input.D0 * heads), LinearKernel.Grain(body.Width * 2L));
+        pool.For(ref body, checked(op.Input.D0 * heads), pool.Grain(body.Width * 2L));
     }
 
     private struct NormBody : IParallelBody
@@ -119,7 +119,7 @@ internal static unsafe class ElementwiseKernels
             Width = op.Gate.D1,
             Limit = op.Limit,
         };
-        pool.For(ref body, op.Gate.D0, LinearKernel.Grain(body.Width * 20L));
+        pool.For(ref body, op.Gate.D0, pool.Grain(body.Width * 20L));
     }
 
     private struct SwiGluBody : IParallelBody

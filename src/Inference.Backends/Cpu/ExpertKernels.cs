@@ -57,7 +57,7 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         var blocks = (body.Inner + RowBlock - 1) / RowBlock;
         body.Blocks = blocks;
         var work = 2L * RowBlock * op.Input.D1 * tokens * perToken / groups.Active;
-        pool.For(ref body, checked(groups.Active * blocks), LinearKernel.Grain(work));
+        pool.For(ref body, checked(groups.Active * blocks), pool.Grain(work));
     }
 
     public void Run(in ExpertDownCombine op)
@@ -92,7 +92,7 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         };
         body.Scratch = _workers.Get<float>(body.ScratchStride * pool.Threads);
         var work = (long)RowBlock * inner * pairs / groups.Active;
-        pool.For(ref body, checked(groups.Active * body.Blocks), LinearKernel.Grain(work));
+        pool.For(ref body, checked(groups.Active * body.Blocks), pool.Grain(work));
 
         var combine = new CombineBody
         {
@@ -104,7 +104,7 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
             PerToken = perToken,
             Width = width,
         };
-        pool.For(ref combine, tokens, LinearKernel.Grain((long)perToken * width * 2));
+        pool.For(ref combine, tokens, pool.Grain((long)perToken * width * 2));
     }
 
     /// <summary>Sorts the pairs by expert (counting sort: stable, linear).</summary>
@@ -117,7 +117,12 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         for (var t = 0; t < tokens; t++)
         {
             for (var s = 0; s < perToken; s++)
-                counts[CpuChecks.Index(operand, "an expert of token", t, ids.I32(t)[s], experts)]++;
+            {
+                var id = ids.I32(t)[s];
+                if ((uint)id >= (uint)experts)
+                    throw CpuChecks.Wrong($"{operand}: slot {s} of token {t} is {id}, which is not in 0..{experts - 1}.");
+                counts[id]++;
+            }
         }
         int groups = 0, start = 0;
         for (var e = 0; e < experts; e++)
@@ -174,7 +179,7 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         if (!LinearKernel.NeedsPacking(w)) return;
         long stride = w.Vectors * 16;
         var body = new PackBody { Weight = w, Vectors = x, Packed = _packed.Get<float>(stride * tokens * perToken), Stride = stride };
-        pool.For(ref body, tokens * perToken, LinearKernel.Grain(w.Columns * 4L));
+        pool.For(ref body, tokens * perToken, pool.Grain(w.Columns * 4L));
     }
 
     private struct PackBody : IParallelBody

@@ -35,7 +35,7 @@ internal sealed unsafe class HyperConnectionKernels(WorkerPool pool, LinearKerne
             Combine = op.Combine.F32(),
             CombineStride = op.Combine.RowStride,
         };
-        pool.For(ref body, tokens, LinearKernel.Grain(3L * streams * body.Width + 5000));
+        pool.For(ref body, tokens, pool.Grain(3L * streams * body.Width + 5000));
     }
 
     public void Run(in HyperConnectionHead op)
@@ -55,7 +55,7 @@ internal sealed unsafe class HyperConnectionKernels(WorkerPool pool, LinearKerne
             Output = op.Output.F32(),
             OutputStride = op.Output.RowStride,
         };
-        pool.For(ref body, op.Streams.D0, LinearKernel.Grain(3L * body.Count * body.Width));
+        pool.For(ref body, op.Streams.D0, pool.Grain(3L * body.Count * body.Width));
     }
 
     /// <summary>Mix x for every token, [T, coefficients].</summary>
@@ -178,7 +178,7 @@ internal sealed unsafe class HyperConnectionKernels(WorkerPool pool, LinearKerne
             Count = op.Streams.D1,
             Width = op.Streams.D2,
         };
-        pool.For(ref body, op.Streams.D0, LinearKernel.Grain((long)body.Count * (body.Count + 1) * body.Width));
+        pool.For(ref body, op.Streams.D0, pool.Grain((long)body.Count * (body.Count + 1) * body.Width));
     }
 
     private struct PostBody : IParallelBody

@@ -91,14 +91,14 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
         body.Scratch = _workers.Get<float>((long)body.ScratchStride * pool.Threads);
 
         body.Phase = Phase.Prepare;
-        pool.For(ref body, count, LinearKernel.Grain(groupCount == 0 ? 100 : (long)body.Heads * body.Width * 40));
+        pool.For(ref body, count, pool.Grain(groupCount == 0 ? 100 : (long)body.Heads * body.Width * 40));
         if (groupCount > 0)
         {
             body.Phase = Phase.Score;
-            pool.For(ref body, pieces, LinearKernel.Grain((long)PieceRows * body.Heads * body.Width * Math.Max(1, count / groupCount)));
+            pool.For(ref body, pieces, pool.Grain((long)PieceRows * body.Heads * body.Width * Math.Max(1, count / groupCount)));
         }
         body.Phase = Phase.Choose;
-        pool.For(ref body, count, LinearKernel.Grain(Math.Max(body.TopK, visibleMax) * 6L));
+        pool.For(ref body, count, pool.Grain(Math.Max(body.TopK, visibleMax) * 6L));
         return count;
     }
 

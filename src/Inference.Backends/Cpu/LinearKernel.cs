@@ -9,9 +9,6 @@ internal sealed unsafe class LinearKernel(WorkerPool pool) : IDisposable
 {
     private const int RowBlock = Gemm.Panel;
 
-    /// <summary>Multiply-adds that are worth a second thread: about ten microseconds of one.</summary>
-    private const long GrainWork = 200_000;
-
     private readonly Scratch _packed = new(), _pointers = new(), _workers = new();
 
     public void Run(in Linear op) => Run(((CpuWeight)op.Weight).View, op.Input.F32(), op.Input.RowStride, op.Input.D0, op.Output.F32(), op.Output.RowStride);
@@ -51,20 +48,17 @@ internal sealed unsafe class LinearKernel(WorkerPool pool) : IDisposable
         if (NeedsPacking(w)) PackAll(w, body.X, tokens * groups);
 
         var blocks = (w.Rows + RowBlock - 1) / RowBlock;
-        pool.For(ref body, blocks, Grain((long)RowBlock * vectors * 16 * tokens));
+        pool.For(ref body, blocks, pool.Grain((long)RowBlock * vectors * 16 * tokens));
     }
 
     public static bool NeedsPacking(in WeightView w) => w.Format >= WeightFormat.Fp8 || w.Columns % 16 != 0;
-
-    /// <summary>Items per piece so that a piece is worth a thread.</summary>
-    public static int Grain(long workPerItem) => (int)Math.Clamp(GrainWork / Math.Max(workPerItem, 1), 1, int.MaxValue / 4);
 
     /// <summary>Replaces every vector by its packed copy.</summary>
     private void PackAll(in WeightView w, float** vectors, int count)
     {
         long stride = w.Vectors * 16;
         var pack = new PackBody { Weight = w, Vectors = vectors, Packed = _packed.Get<float>(stride * count), Stride = stride };
-        pool.For(ref pack, count, Grain(w.Columns * 4L));
+        pool.For(ref pack, count, pool.Grain(w.Columns * 4L));
     }
 
     private struct PackBody : IParallelBody

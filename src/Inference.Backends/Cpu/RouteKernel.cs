@@ -32,7 +32,7 @@ internal sealed unsafe class RouteKernel(WorkerPool pool) : IDisposable
             Scores = _scores.Get<float>((long)padded * pool.Threads),
             ScoresStride = padded,
         };
-        pool.For(ref body, op.Logits.D0, LinearKernel.Grain(padded * 40L));
+        pool.For(ref body, op.Logits.D0, pool.Grain(padded * 40L));
     }
 
     private struct Body : IParallelBody

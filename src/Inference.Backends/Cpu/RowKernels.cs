@@ -112,7 +112,7 @@ internal sealed unsafe class RowKernels(WorkerPool pool) : IDisposable
             Inverse = op.Inverse,
             Memory = _workers.Get<double>((long)RotaryTable.Doubles(pairs) * pool.Threads),
         };
-        pool.For(ref body, op.Vectors.D0, LinearKernel.Grain((op.Vectors.D1 + 20L) * pairs * 4));
+        pool.For(ref body, op.Vectors.D0, pool.Grain((op.Vectors.D1 + 20L) * pairs * 4));
     }
 
     private struct RotateBody : IParallelBody
@@ -153,7 +153,7 @@ internal sealed unsafe class RowKernels(WorkerPool pool) : IDisposable
             Doubles = doubles,
             Width = width,
         };
-        pool.For(ref body, op.Input.D0, LinearKernel.Grain(width * 40L));
+        pool.For(ref body, op.Input.D0, pool.Grain(width * 40L));
     }
 
     private struct InsertBody : IParallelBody

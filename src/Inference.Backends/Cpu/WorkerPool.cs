@@ -30,6 +30,9 @@ internal sealed unsafe class WorkerPool : IDisposable
     private const long InsideMask = Open - 1;
     private const int SpinsBeforeSleep = 200;
 
+    /// <summary>Multiply-adds that are worth waking a thread for: about ten microseconds of one.</summary>
+    public const long DefaultGrainWork = 200_000;
+
     [StructLayout(LayoutKind.Explicit, Size = 128)]
     private struct PaddedLong
     {
@@ -50,6 +53,7 @@ internal sealed unsafe class WorkerPool : IDisposable
     }
 
     private readonly Seat[] _seats;
+    private readonly long _grainWork;
     private PaddedLong _gate; // ticket << 32 | Open | threads inside
     private PaddedLong _next; // chunks taken
     private long _ticket;
@@ -61,10 +65,12 @@ internal sealed unsafe class WorkerPool : IDisposable
     private ExceptionDispatchInfo? _failure;
 
     /// <param name="threads">Threads in all, the caller included; at least 1.</param>
-    public WorkerPool(int threads)
+    /// <param name="grainWork">Multiply-adds of the smallest piece that is given to a thread.</param>
+    public WorkerPool(int threads, long grainWork = DefaultGrainWork)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(threads, 1);
         Threads = threads;
+        _grainWork = grainWork;
         _seats = new Seat[threads - 1];
         for (var i = 0; i < _seats.Length; i++)
         {
@@ -76,6 +82,10 @@ internal sealed unsafe class WorkerPool : IDisposable
     }
 
     public int Threads { get; }
+
+    /// <summary>Items per piece so that a piece is worth a thread.</summary>
+    /// <param name="workPerItem">Multiply-adds of an item, roughly; an exponential counts as twenty.</param>
+    public int Grain(long workPerItem) => (int)Math.Clamp(_grainWork / Math.Max(workPerItem, 1), 1, int.MaxValue / 4);
 
     /// <summary>Runs the body over 0 .. items - 1, in pieces of at least <paramref name="grain"/> items; below two grains on the caller alone.</summary>
     public void For<TBody>(ref TBody body, int items, int grain) where TBody : unmanaged, IParallelBody
