@@ -25,15 +25,18 @@ internal static unsafe class VectorMath
         x = Vector512.ConditionalSelect(Vector512.GreaterThan(x, Vector512.Create(89f)), Vector512.Create(89f), x);
         var shifted = Vector512.FusedMultiplyAdd(x, Vector512.Create(1.44269504f), Vector512.Create(12582912f)); // 1.5 * 2^23
         var n = shifted - Vector512.Create(12582912f);
-        var r = Vector512.FusedMultiplyAdd(n, Vector512.Create(-0.693147182f), x);
-        r = Vector512.FusedMultiplyAdd(n, Vector512.Create(1.90465421e-9f), r);
+        var exact = Vector512.FusedMultiplyAdd(n, Vector512.Create(-0.693147182f), x);
+        var r = Vector512.FusedMultiplyAdd(n, Vector512.Create(1.90465421e-9f), exact);
+        var lost = Vector512.FusedMultiplyAdd(n, Vector512.Create(1.90465421e-9f), exact - r); // what rounding r dropped
 
         var q = Vector512.FusedMultiplyAdd(r, Vector512.Create(1f / 5040), Vector512.Create(1f / 720));
         q = Vector512.FusedMultiplyAdd(q, r, Vector512.Create(1f / 120));
         q = Vector512.FusedMultiplyAdd(q, r, Vector512.Create(1f / 24));
         q = Vector512.FusedMultiplyAdd(q, r, Vector512.Create(1f / 6));
         q = Vector512.FusedMultiplyAdd(q, r, Vector512.Create(0.5f));
-        var y = Vector512.FusedMultiplyAdd(r * r, q, r) + Vector512<float>.One;
+        var sum = Vector512<float>.One + r;
+        var dropped = (Vector512<float>.One - sum) + r;
+        var y = sum + (dropped + Vector512.FusedMultiplyAdd(r * r, q, lost));
 
         // 2^n in two halves, so that a subnormal result is rounded once and overflow gives infinity.
         var power = shifted.AsInt32() - Vector512.Create(0x4B400000);
@@ -48,8 +51,12 @@ internal static unsafe class VectorMath
     public static Vector512<float> Sigmoid(Vector512<float> x)
     {
         var e = Exp(-Vector512.Abs(x));
-        var numerator = Vector512.ConditionalSelect(Vector512.LessThan(x, Vector512<float>.Zero), e, Vector512<float>.One);
-        return numerator / (Vector512<float>.One + e);
+        var sum = Vector512<float>.One + e;
+        var dropped = (Vector512<float>.One - sum) + e; // what rounding the sum dropped; it is put back to first order
+        var negative = Vector512.LessThan(x, Vector512<float>.Zero);
+        var y = Vector512.ConditionalSelect(negative, e, Vector512<float>.One) / sum;
+        var inverse = Vector512.ConditionalSelect(negative, Vector512<float>.One - y, y); // of the sum
+        return Vector512.FusedMultiplyAdd(-(dropped * inverse), y, y);
     }
 
     public static float Sigmoid(float x) => Sigmoid(Vector512.Create(x)).ToScalar();

@@ -83,6 +83,9 @@ internal sealed unsafe class WorkerPool : IDisposable
 
     public int Threads { get; }
 
+    /// <summary>Workers that wait to be woken; for tests.</summary>
+    internal int SleepingWorkers => _seats.Count(seat => Volatile.Read(ref seat.Parked) != 0);
+
     /// <summary>Items per piece so that a piece is worth a thread.</summary>
     /// <param name="workPerItem">Multiply-adds of an item, roughly; an exponential counts as twenty.</param>
     public int Grain(long workPerItem) => (int)Math.Clamp(_grainWork / Math.Max(workPerItem, 1), 1, int.MaxValue / 4);
