@@ -371,6 +371,23 @@ public sealed class CompletionStreamParserTests
         Assert.Equal(violation, parser.Violation);
     }
 
+    [Theory]
+    [InlineData("<｜DSML｜invoke name=\"", "\">\n" + InvokeEnd + BlockEnd + Eos)]
+    [InlineData(Invoke + "<｜DSML｜parameter name=\"", "\" string=\"false\">1</｜DSML｜parameter>\n" + InvokeEnd + BlockEnd + Eos)]
+    public void How_long_a_tag_may_be_does_not_depend_on_the_cuts(string start, string end)
+    {
+        var callCounts = new List<int>();
+        for (int length = 4060; length <= 4110; length++)
+        {
+            string text = Block + start + new string('x', length) + end;
+            string whole = Outcome(ThinkingMode.Chat, CompletionParsing.Lenient, text);
+            AssertOutcome(whole, ThinkingMode.Chat, CompletionParsing.Lenient, text, Enumerable.Range(0, text.Length).ToArray());
+            callCounts.Add(DeepSeekV4ChatEncoding.Parse(text, ThinkingMode.Chat, CompletionParsing.Lenient).ToolCalls.Count);
+        }
+        Assert.Equal(1, callCounts[0]);
+        Assert.Equal(0, callCounts[^1]);
+    }
+
     [Fact]
     public void Lenient_keeps_text_after_a_block()
     {

@@ -178,6 +178,23 @@ public sealed class DeepSeekV4ChatEncodingTests
         Assert.DoesNotContain("r1", Text("""[{"role":"system","tools":[]},""" + rest, Thinking));
     }
 
+    // As the released encoder: merging user and tool messages loses what tools they bring.
+    [Theory]
+    [InlineData("user", false)]
+    [InlineData("tool", false)]
+    [InlineData("assistant", true)]
+    [InlineData("latest_reminder", true)]
+    public void Tools_count_on_any_message_that_is_not_merged(string role, bool keeps)
+    {
+        string json = $$$"""
+            [{"role":"user","content":"q1"},{"role":"assistant","reasoning_content":"r1","content":"a1"},
+             {"role":"{{{role}}}","tools":[{"function":{"name":"f"}}]},{"role":"user","content":"q2"}]
+            """;
+        string prompt = Text(json, Thinking);
+        Assert.Equal(keeps, prompt.Contains("r1", StringComparison.Ordinal));
+        Assert.DoesNotContain("## Tools", prompt);
+    }
+
     [Fact]
     public void Request_level_tools_go_to_the_first_system_message_or_to_a_new_empty_one()
     {
