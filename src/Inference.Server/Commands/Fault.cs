@@ -1,4 +1,5 @@
 using Inference.Backends;
+using Inference.Runtime.Chat;
 using Inference.Runtime.Engine;
 using Inference.Runtime.Weights;
 using Inference.Server.Options;
@@ -16,7 +17,7 @@ internal sealed record Fault(int ExitCode, IReadOnlyList<string> Lines)
         OperationCanceledException when interrupted.IsCancellationRequested => new(Verb.Interrupted, []),
         OptionsException options => new(Verb.BadInput, options.Errors),
         // Everything about a model folder, and what the verbs check themselves. GenerationDefaults reports a damaged file this way.
-        InputException or ModelLoadException or EngineOptionsException or InvalidDataException => Input(e.Message),
+        InputException or ModelLoadException or ChatEncodingException or EngineOptionsException or InvalidDataException => Input(e.Message),
         RequestRejectedException { Reason: RejectionReason.InvalidRequest } => Input(e.Message),
         RequestRejectedException => Work(e.Message),
         BackendException { Kind: BackendErrorKind.Capacity } => Work(e.Message, "Give a smaller context or less text, or free memory."),

@@ -68,7 +68,7 @@ internal static class ScoreCommand
 
     private static void WriteJson(IEnumerable<TokenScore> scores, CancellationToken cancel)
     {
-        using var lines = new JsonLines();
+        using var lines = new ResultOutput();
         foreach (var score in scores)
         {
             cancel.ThrowIfCancellationRequested();

@@ -39,14 +39,16 @@ internal static class Verb
     /// <summary>Command lines shown at the end of the verb's help.</summary>
     public static void HasExamples(this Command command, params string[] lines) => Examples.Add(command, lines);
 
-    /// <summary>The verb that was asked for is known and its arguments are not right.</summary>
+    /// <summary>The command line is not right: what is wrong with it, and where help is.</summary>
     public static int ReportParseErrors(ParseResult parsed)
     {
-        string verb = parsed.CommandResult.Command is RootCommand ? "inference" : $"inference {parsed.CommandResult.Command.Name}";
-        // A verb that does not exist is reported twice, once as missing.
-        var messages = parsed.Errors.Select(e => e.Message).ToList();
-        if (messages.Count > 1 && parsed.CommandResult.Command is RootCommand) messages.RemoveAt(0);
-        return Report(new Fault(BadInput, [.. messages.Distinct().Select(m => m.TrimEnd('.') + "."), $"'{verb} --help' shows what it takes."]));
+        var command = parsed.CommandResult.Command;
+        if (command is RootCommand && parsed.UnmatchedTokens.Count > 0)
+            return Report(new Fault(BadInput, [
+                $"There is no verb '{parsed.UnmatchedTokens[0]}'; there are {string.Join(", ", command.Subcommands.Select(c => c.Name))}.",
+                "'inference --help' shows what they do."]));
+        string verb = command is RootCommand ? "inference" : $"inference {command.Name}";
+        return Report(new Fault(BadInput, [.. parsed.Errors.Select(e => e.Message.TrimEnd('.') + "."), $"'{verb} --help' shows what it takes."]));
     }
 
     /// <summary>Makes <c>--help</c> show the examples.</summary>

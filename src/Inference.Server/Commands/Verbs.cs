@@ -12,5 +12,7 @@ internal static class Verbs
     {
         ServeCommand.Create(),
         ScoreCommand.Create(),
+        RenderCommand.Create(),
+        ParseCommand.Create(),
     }.WithExamplesInHelp();
 }

@@ -1,11 +1,12 @@
 using System.Buffers;
+using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 
 namespace Inference.Server.Commands;
 
-/// <summary>Writes JSON values to standard output, one a line, in UTF-8 whatever the terminal's encoding. Owns nothing but its buffer.</summary>
-internal sealed class JsonLines : IDisposable
+/// <summary>Writes results to standard output: JSON values, one a line, and text; in UTF-8 whatever the terminal's encoding. Owns its buffer.</summary>
+internal sealed class ResultOutput : IDisposable
 {
     private const int BufferBytes = 64 << 10;
 
@@ -14,7 +15,7 @@ internal sealed class JsonLines : IDisposable
     private readonly Utf8JsonWriter _writer;
 
     // Relaxed: control tokens stay readable. The output is no HTML.
-    public JsonLines(bool indented = false) =>
+    public ResultOutput(bool indented = false) =>
         _writer = new Utf8JsonWriter(_buffer, new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping, Indented = indented });
 
     /// <summary>One value.</summary>
@@ -27,8 +28,8 @@ internal sealed class JsonLines : IDisposable
         if (_buffer.WrittenCount >= BufferBytes) Flush();
     }
 
-    /// <summary>A value that is JSON text already.</summary>
-    public void Raw(string json) => Line(w => w.WriteRawValue(json));
+    /// <summary>Text as it is.</summary>
+    public void Text(string text) => _buffer.Write(Encoding.UTF8.GetBytes(text));
 
     public void Flush()
     {
