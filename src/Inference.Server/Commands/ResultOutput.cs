@@ -14,9 +14,11 @@ internal sealed class ResultOutput : IDisposable
     private readonly ArrayBufferWriter<byte> _buffer = new(BufferBytes);
     private readonly Utf8JsonWriter _writer;
 
-    // Relaxed: control tokens stay readable. The output is no HTML.
+    /// <summary>Relaxed, so that control tokens stay readable: the output is no HTML.</summary>
+    public static JavaScriptEncoder Encoder => JavaScriptEncoder.UnsafeRelaxedJsonEscaping;
+
     public ResultOutput(bool indented = false) =>
-        _writer = new Utf8JsonWriter(_buffer, new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping, Indented = indented });
+        _writer = new Utf8JsonWriter(_buffer, new JsonWriterOptions { Encoder = Encoder, Indented = indented });
 
     /// <summary>One value.</summary>
     public void Line(Action<Utf8JsonWriter> write)
