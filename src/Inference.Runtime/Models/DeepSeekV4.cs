@@ -80,6 +80,9 @@ public sealed class DeepSeekV4 : IModel
     public ModelInfo Info { get; }
     public IReadOnlyList<KvStateSpec> KvStates => _kinds.Specs;
 
+    /// <summary>What a model of this config will keep per sequence, known without its weights. <see cref="DeepSeekV4Config.DraftKind"/> counts.</summary>
+    public static IReadOnlyList<KvStateSpec> KvStatesOf(DeepSeekV4Config config) => new Kinds(config, config.DraftKind == DraftKind.Mtp).Specs;
+
     public void Forward(ForwardBatch batch)
     {
         if (batch.TokenCount == 0) return;

@@ -14,5 +14,6 @@ internal static class Verbs
         ScoreCommand.Create(),
         RenderCommand.Create(),
         ParseCommand.Create(),
+        InspectCommand.Create(),
     }.WithExamplesInHelp();
 }
