@@ -1,6 +1,7 @@
 using Inference.Backends;
 using Inference.Runtime.Chat;
 using Inference.Runtime.Engine;
+using Inference.Runtime.Tokenization;
 using Inference.Runtime.Weights;
 using Inference.Server.Options;
 
@@ -17,8 +18,8 @@ internal sealed record Fault(int ExitCode, IReadOnlyList<string> Lines)
         OperationCanceledException when interrupted.IsCancellationRequested => new(Verb.Interrupted, []),
         OptionsException options => new(Verb.BadInput, options.Errors),
         // Everything about a model folder, and what the verbs check themselves. GenerationDefaults reports a damaged file this way.
-        InputException or ModelLoadException or ChatEncodingException or EngineOptionsException or InvalidDataException => Input(e.Message),
-        RequestRejectedException { Reason: RejectionReason.InvalidRequest } => Input(e.Message),
+        InputException or ModelLoadException or TokenizerException or ChatEncodingException or EngineOptionsException or InvalidDataException => Input(e.Message),
+        RequestRejectedException { Reason: RejectionReason.InvalidRequest } rejected => Input(Named(rejected)),
         RequestRejectedException => Work(e.Message),
         BackendException { Kind: BackendErrorKind.Capacity } => Work(e.Message, "Give a smaller context or less text, or free memory."),
         BackendException { Kind: BackendErrorKind.Device } => Work(e.Message, "The device cannot be trusted any more; run it again, or with --backend cpu."),
@@ -27,6 +28,13 @@ internal sealed record Fault(int ExitCode, IReadOnlyList<string> Lines)
         IOException or UnauthorizedAccessException => Work(e.Message),
         _ => Work($"Unexpected: {e.GetType().Name}: {e.Message}", "This is a defect of the program; please report it with the command line."),
     };
+
+    // The engine names fields as the protocol does: sampling.top_p is --top-p here.
+    private static string Named(RequestRejectedException e)
+    {
+        string name = e.Field?.Split('.')[^1].Replace('_', '-') ?? "";
+        return name is "" or "prompt" ? e.Message : $"--{name}: {e.Message}";
+    }
 
     private static Fault Input(string message) => new(Verb.BadInput, Split(message));
 

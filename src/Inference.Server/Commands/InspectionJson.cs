@@ -18,6 +18,8 @@ internal static class InspectionJson
             Weights(w, inspection);
             KvStates(w, inspection.KvStates);
             Memory(w, inspection, contexts);
+            if (inspection.Tokenizer is { } tokenizer) w.WriteNumber("tokenizer_size", tokenizer.VocabSize);
+            else w.WriteNull("tokenizer_size");
             Strings(w, "problems", inspection.Problems);
             w.WriteEndObject();
         });

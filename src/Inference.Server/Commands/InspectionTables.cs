@@ -29,6 +29,7 @@ internal static class InspectionTables
         Row("heads", $"{c.HeadCount} of {c.HeadDim} ({c.RopeHeadDim} rotary), one shared key/value row; window {Units.Whole(c.SlidingWindow)}");
         Row("experts", $"{c.ExpertCount}, {c.ExpertsPerToken} per token and one shared, {Units.Whole(c.ExpertIntermediateSize)} wide");
         Row("vocabulary", Units.Whole(c.VocabSize));
+        Row("tokenizer", inspection.Tokenizer is { } tokenizer ? $"{Units.Whole(tokenizer.VocabSize)} ids" : "none");
         Row("context", $"{Units.Whole(c.ContextMax)} tokens");
         Row("draft", c.DraftKind switch { DraftKind.Mtp => "MTP block", DraftKind.DSpark => "DSpark module", _ => "none" });
         if (inspection.WeightFiles.Count > 0) Row("weight files", Units.Whole(inspection.WeightFiles.Count));

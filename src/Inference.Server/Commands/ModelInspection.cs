@@ -1,5 +1,6 @@
 using Inference.Runtime.KvCache;
 using Inference.Runtime.Models;
+using Inference.Runtime.Tokenization;
 using Inference.Runtime.Weights;
 using Inference.Server.Hosting;
 
@@ -25,6 +26,9 @@ internal sealed class ModelInspection
 
     /// <summary>Weight files; empty when they cannot be used.</summary>
     public IReadOnlyList<string> WeightFiles { get; private set; } = [];
+
+    /// <summary>Null when the folder brings none, or a broken one.</summary>
+    public ModelTokenizer? Tokenizer { get; private set; }
 
     /// <summary>Whatever is wrong, each with its way out.</summary>
     public IReadOnlyList<string> Problems => _problems;
@@ -54,6 +58,7 @@ internal sealed class ModelInspection
             if (Config is not null) Try(() => Bind(Config, checkpoint));
             checkpoint.Dispose();
         }
+        Try(() => Tokenizer = FolderTokenizer.Find(Folder));
         Try(() => GenerationDefaults.Read(Folder));
     }
 

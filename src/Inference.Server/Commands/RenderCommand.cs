@@ -35,10 +35,14 @@ internal static class RenderCommand
             output.Text(prompt.Text);
             return Verb.Done;
         }
+        var tokenizer = FolderTokenizer.Load(folder.FolderPath);
         output.Line(w =>
         {
             w.WriteStartObject();
             w.WriteString("prompt", prompt.Text);
+            w.WriteStartArray("token_ids");
+            foreach (int id in tokenizer.Encode(prompt)) w.WriteNumberValue(id);
+            w.WriteEndArray();
             w.WriteEndObject();
         });
         return Verb.Done;

@@ -3,6 +3,9 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json;
 using Inference.Runtime.Engine;
+using Inference.Runtime.Models;
+using Inference.Runtime.Tokenization;
+using Inference.Server.Hosting;
 using Inference.Server.Options;
 
 namespace Inference.Server.Commands;
@@ -53,13 +56,21 @@ internal static class ScoreCommand
     private static int Run(ModelOptions options, string? ids, string? text, bool json, ScoreOptions score, CancellationToken cancel)
     {
         if (ids is null == text is null) throw new InputException("Give either --token-ids or --text.");
-        int[] tokens = InputFile.Numbers(ids!, "--token-ids", int.MinValue, int.MaxValue);
+        var (tokens, tokenizer) = ids is not null
+            ? (InputFile.Numbers(ids, "--token-ids", int.MinValue, int.MaxValue), null)
+            : Tokenize(options.Folder ?? ModelHost.EmbeddedFolder, text!);
         using var loaded = ModelOnBackend.Load(options);
         var scores = Scorer.Score(loaded.Model, loaded.Backend, tokens, score);
         long start = Stopwatch.GetTimestamp();
         if (json) WriteJson(scores, cancel);
-        else WriteTable(scores, start, cancel);
+        else WriteTable(scores, tokenizer, start, cancel);
         return Verb.Done;
+    }
+
+    private static (int[] Ids, ModelTokenizer Tokenizer) Tokenize(string folder, string file)
+    {
+        var tokenizer = FolderTokenizer.Load(ModelFolder.Open(folder).FolderPath);
+        return ([.. tokenizer.EncodeFile(file, "--text", AddedTokenPolicy.All)], tokenizer);
     }
 
     private static int Top(string text) => text == "all" ? int.MaxValue
@@ -102,16 +113,19 @@ internal static class ScoreCommand
     }
 
     // Fixed columns instead of a drawn table: rows appear while the model works, and a long text does not wait in memory.
-    private static void WriteTable(IEnumerable<TokenScore> scores, long start, CancellationToken cancel)
+    private static void WriteTable(IEnumerable<TokenScore> scores, ModelTokenizer? tokenizer, long start, CancellationToken cancel)
     {
         using var output = new StreamWriter(Console.OpenStandardOutput());
-        output.WriteLine("position  token id     logprob  next (token id logprob)");
+        string Name(int id) => tokenizer is null ? $"{id}" : TokenizeCommand.Visible(tokenizer.TokenText(id));
+        string Tokens(IReadOnlyList<TokenLogprob> tokens) =>
+            string.Join("  ", tokens.Select(t => string.Create(CultureInfo.InvariantCulture, $"{Name(t.TokenId)} {t.Logprob:0.0000}")));
+        output.WriteLine($"position  token id     logprob  {(tokenizer is null ? "" : "token, ")}next (each with its logprob)");
         double sum = 0;
         int count = 0;
         foreach (var score in scores)
         {
             cancel.ThrowIfCancellationRequested();
-            output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{score.Position,8}  {score.TokenId,8}  {score.Logprob,10:0.0000}  {Tokens(score.Next)}"));
+            output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{score.Position,8}  {score.TokenId,8}  {score.Logprob,10:0.0000}  {(tokenizer is null ? "" : Name(score.TokenId) + " -> ")}{Tokens(score.Next)}"));
             if (score.Draft is not null) output.WriteLine($"{"",22}{"draft",8}  {Tokens(score.Draft)}");
             sum += score.Logprob ?? 0;
             count++;
@@ -122,7 +136,4 @@ internal static class ScoreCommand
             $", mean logprob {sum / (count - 1):0.0000}, perplexity {Units.Digits(Math.Exp(-sum / (count - 1)))}");
         Console.Error.WriteLine($"{count} tokens in {Units.Time(elapsed)} ({Units.Digits(count / elapsed.TotalSeconds)} tokens/s){mean}");
     }
-
-    private static string Tokens(IReadOnlyList<TokenLogprob> tokens) =>
-        string.Join("  ", tokens.Select(t => string.Create(CultureInfo.InvariantCulture, $"{t.TokenId} {t.Logprob:0.0000}")));
 }

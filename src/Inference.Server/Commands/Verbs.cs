@@ -14,6 +14,7 @@ internal static class Verbs
         ScoreCommand.Create(),
         RenderCommand.Create(),
         ParseCommand.Create(),
+        TokenizeCommand.Create(),
         InspectCommand.Create(),
     }.WithExamplesInHelp();
 }
