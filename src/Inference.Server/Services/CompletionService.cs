@@ -1,0 +1,128 @@
+using Google.Protobuf;
+using Grpc.Core;
+using Inference.Runtime.Engine;
+using Inference.Server.Errors;
+using Inference.Server.Hosting;
+using Inference.Server.Options;
+using Inference.Server.Telemetry;
+
+namespace Inference.Server.Services;
+
+/// <summary>
+/// inference.v1.Completions: read the request, submit it, pass its events on, say how it ended. It holds no state between calls, and whatever
+/// ends a call (its end, the client, the deadline, a fault here), the engine is told before the handler returns: no work outlives a call.
+/// </summary>
+internal sealed class CompletionService(EngineHost host, ServerOptions options, EngineMetrics metrics, ILogger<CompletionService> logger)
+    : V1.Completions.CompletionsBase
+{
+    private static readonly WriteOptions WithMore = new(WriteFlags.BufferHint);
+
+    public override async Task Generate(V1.GenerateRequest request, IServerStreamWriter<V1.GenerateEvent> responseStream, ServerCallContext context)
+    {
+        var model = host.Require(request.Model);
+        var read = RequestReader.Read(request, model, context.Deadline);
+        using var handle = model.Engine.Submit(read.Generation);
+        ulong sequence = 0;
+        uint tokens = 0;
+        await foreach (var e in handle.Events.ReadAllAsync(context.CancellationToken))
+        {
+            switch (e)
+            {
+                case GenerationStarted started:
+                    await SendAsync(new V1.GenerateEvent { Started = ProtoEvents.Started(started, read, model) }, last: false);
+                    break;
+                case GenerationDelta delta:
+                    tokens = (uint)(delta.Index + delta.TokenIds.Count);
+                    await SendAsync(new V1.GenerateEvent { Delta = ProtoEvents.Delta(delta, read, model) }, last: false);
+                    break;
+                case GenerationFinished finished:
+                    if (finished.Text.Length > 0)
+                        await SendAsync(new V1.GenerateEvent { Delta = new V1.Delta { Index = tokens, Text = finished.Text } }, last: false);
+                    var failure = Ended(finished, read, model);
+                    await SendAsync(new V1.GenerateEvent { Finished = ProtoEvents.Finished(finished, failure) }, last: true);
+                    if (failure is not null) throw failure;
+                    return;
+            }
+        }
+
+        async ValueTask SendAsync(V1.GenerateEvent e, bool last)
+        {
+            e.Sequence = sequence++;
+            // Events that wait already go out together.
+            responseStream.WriteOptions = !last && handle.Events.TryPeek(out _) ? WithMore : null;
+            var write = responseStream.WriteAsync(e, context.CancellationToken);
+            if (write.IsCompletedSuccessfully) return;
+            try
+            {
+                await write.WaitAsync(options.WriteStallLimit);
+            }
+            catch (TimeoutException)
+            {
+                ServerLog.WriteStalled(logger, handle.RequestId, options.WriteStallLimit.TotalSeconds);
+                context.GetHttpContext().Abort();
+                throw new RequestException(ErrorReason.ReaderStalled, $"No bytes were taken for {options.WriteStallLimit.TotalSeconds} s.");
+            }
+        }
+    }
+
+    public override async Task<V1.CompleteResponse> Complete(V1.GenerateRequest request, ServerCallContext context)
+    {
+        var model = host.Require(request.Model);
+        var read = RequestReader.Read(request, model, context.Deadline);
+        using var handle = model.Engine.Submit(read.Generation);
+        var response = new V1.CompleteResponse();
+        var text = new System.Text.StringBuilder();
+        var bytes = new MemoryStream();
+        await foreach (var e in handle.Events.ReadAllAsync(context.CancellationToken))
+        {
+            switch (e)
+            {
+                case GenerationStarted started:
+                    response.Started = ProtoEvents.Started(started, read, model);
+                    break;
+                case GenerationDelta delta:
+                    var part = ProtoEvents.Delta(delta, read, model);
+                    text.Append(part.Text);
+                    part.Bytes.WriteTo(bytes);
+                    response.TokenIds.Add(part.TokenIds);
+                    response.Logprobs.Add(part.Logprobs);
+                    break;
+                case GenerationFinished finished:
+                    if (Ended(finished, read, model) is { } failure) throw failure;
+                    response.Text = text.Append(finished.Text).ToString();
+                    response.Bytes = ByteString.CopyFrom(bytes.GetBuffer(), 0, (int)bytes.Length);
+                    response.Finished = ProtoEvents.Finished(finished, null);
+                    break;
+            }
+        }
+        return response;
+    }
+
+    /// <summary>Notes the end, and says what the call's status will be; null = OK.</summary>
+    private RequestException? Ended(GenerationFinished e, ReadRequest read, ServedModel model)
+    {
+        metrics.Ended(e);
+        ServerLog.RequestEnded(
+            logger, read.Generation.RequestId, e.Reason.ToString(), e.Usage.PromptTokens, e.Usage.CachedTokens, e.Usage.OutputTokens,
+            (long)e.Timings.Total.TotalMilliseconds);
+        switch (e.Reason)
+        {
+            case FinishReason.Cancelled:
+                return new RequestException(ErrorReason.Cancelled, "The call was cancelled.");
+            case FinishReason.DeadlineExceeded:
+                return new RequestException(ErrorReason.DeadlineExceeded, "The deadline of the call passed.");
+            case FinishReason.Error:
+                ServerLog.GenerationFailed(logger, read.Generation.RequestId, e.Error);
+                return Failure(e, model.Engine.State);
+            default:
+                return null;
+        }
+    }
+
+    private static RequestException Failure(GenerationFinished e, EngineState state) => state switch
+    {
+        EngineState.Draining or EngineState.Stopped => new(ErrorReason.DrainLimit, "This server stopped before the answer's end. Go to another."),
+        EngineState.Failed => new(ErrorReason.EngineFailed, "The engine failed; this server ends. Go to another."),
+        _ => new(ErrorReason.GenerationFailed, e.Error ?? "The answer could not be generated."),
+    };
+}
