@@ -9,6 +9,8 @@ internal static class ErrorReason
 
     /// <summary>INVALID_ARGUMENT: one or more fields are wrong; BadRequest lists them.</summary>
     public const string InvalidField = "INVALID_FIELD";
+    /// <summary>INVALID_ARGUMENT: the bytes are no message of the method's type.</summary>
+    public const string UnreadableMessage = "UNREADABLE_MESSAGE";
     /// <summary>INVALID_ARGUMENT: prompt and answer do not fit the context; the metadata hold the numbers.</summary>
     public const string ContextExceeded = "CONTEXT_EXCEEDED";
     /// <summary>INVALID_ARGUMENT: the conversation cannot be rendered.</summary>

@@ -2,6 +2,7 @@ using System.Globalization;
 using Google.Protobuf.WellKnownTypes;
 using Google.Rpc;
 using Grpc.Core;
+using Inference.Runtime.Chat;
 using Inference.Runtime.Engine;
 
 namespace Inference.Server.Errors;
@@ -21,6 +22,7 @@ internal static class StatusMapping
     public static readonly IReadOnlyDictionary<string, StatusCode> Codes = new Dictionary<string, StatusCode>
     {
         [ErrorReason.InvalidField] = StatusCode.InvalidArgument,
+        [ErrorReason.UnreadableMessage] = StatusCode.InvalidArgument,
         [ErrorReason.ContextExceeded] = StatusCode.InvalidArgument,
         [ErrorReason.ChatEncoding] = StatusCode.InvalidArgument,
         [ErrorReason.CannotRun] = StatusCode.InvalidArgument,
@@ -42,7 +44,7 @@ internal static class StatusMapping
 
     /// <summary>Whether the exception is one that the table knows; others are faults of the server and worth a log line.</summary>
     public static bool IsExpected(Exception exception) =>
-        exception is RpcException or RequestException or RequestRejectedException or OperationCanceledException;
+        exception is RpcException or RequestException or RequestRejectedException or ChatEncodingException or OperationCanceledException;
 
     /// <param name="deadlinePassed">Tells the two causes of a cancelled call apart.</param>
     public static RpcException ToRpcException(Exception exception, bool deadlinePassed) => exception switch
@@ -55,6 +57,7 @@ internal static class StatusMapping
     {
         RequestException e => Build(e),
         RequestRejectedException e => Build(Rejected(e)),
+        ChatEncodingException e => Build(ChatFault(e)),
         OperationCanceledException when deadlinePassed => Build(new(ErrorReason.DeadlineExceeded, "The deadline of the call passed.")),
         OperationCanceledException => Build(new(ErrorReason.Cancelled, "The call was cancelled.")),
         _ => Build(new(ErrorReason.Internal, "The server failed at this call; its log has the cause.")),
@@ -66,6 +69,18 @@ internal static class StatusMapping
         RejectionReason.Overloaded => new(ErrorReason.Overloaded, e.Message) { RetryAfter = e.RetryAfter ?? TimeSpan.FromSeconds(1) },
         _ => new(ErrorReason.Draining, e.Message),
     };
+
+    private static RequestException ChatFault(ChatEncodingException e)
+    {
+        string field = (e.MessageIndex, e.Field) switch
+        {
+            (null, null) => "chat",
+            (null, _) => $"chat.{e.Field}",
+            (_, null) => $"chat.messages[{e.MessageIndex}]",
+            _ => $"chat.messages[{e.MessageIndex}].{e.Field}",
+        };
+        return new(ErrorReason.ChatEncoding, e.Message) { Violations = [Violation(field, e.Message)] };
+    }
 
     public static BadRequest.Types.FieldViolation Violation(string field, string description) => new() { Field = field, Description = Cut(description) };
 

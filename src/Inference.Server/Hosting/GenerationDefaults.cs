@@ -32,7 +32,7 @@ internal sealed record GenerationDefaults(
             (int)Number(root, "top_k", BuiltIn.TopK, v => v >= 0 && v <= int.MaxValue / 2 && v == MathF.Truncate(v)),
             Number(root, "top_p", BuiltIn.TopP, v => v is > 0 and <= 1),
             Number(root, "min_p", BuiltIn.MinP, v => v is >= 0 and <= 1),
-            Number(root, "repetition_penalty", BuiltIn.RepetitionPenalty, v => v is > 0 and <= 100),
+            Number(root, "repetition_penalty", BuiltIn.RepetitionPenalty, v => v is >= 0.01f and <= 100),
             Number(root, "presence_penalty", BuiltIn.PresencePenalty, v => v is >= -2 and <= 2),
             Number(root, "frequency_penalty", BuiltIn.FrequencyPenalty, v => v is >= -2 and <= 2),
             root.TryGetProperty("max_new_tokens", out _) ? (int)Number(root, "max_new_tokens", 1, v => v is >= 1 and <= 1 << 30) : null,

@@ -1,5 +1,11 @@
 using Inference.Backends;
 using Inference.Backends.Reference;
+using Inference.Runtime.Chat;
+using Inference.Runtime.Engine;
+using Inference.Runtime.KvCache;
+using Inference.Runtime.Models;
+using Inference.Runtime.Tokenization;
+using Inference.Runtime.Weights;
 using Inference.Server.Options;
 
 namespace Inference.Server.Hosting;
@@ -10,21 +16,89 @@ namespace Inference.Server.Hosting;
 /// </summary>
 internal static class ModelHost
 {
+    private const int DefaultMaxTokens = 4096;
+
+    // Full contexts that the cache holds when its size is automatic.
+    private const int AutomaticContexts = 4;
+
     /// <summary>The model that ships with the server.</summary>
     public static string EmbeddedFolder => Path.Combine(AppContext.BaseDirectory, "models", "pebble");
 
     /// <summary>What <c>EngineHost</c> calls in the background.</summary>
     public static Func<ILoggerFactory, CancellationToken, Task<ServedModel>> Loader(ModelOptions options) =>
-        (loggers, cancel) => Task.FromResult(Load(options, loggers, TimeProvider.System, cancel));
+        (loggers, _) => Task.FromResult(Load(options, loggers, TimeProvider.System));
 
     /// <summary>Loads everything; the engine is made but not started.</summary>
-    /// <exception cref="Exception">Typed by what is wrong: the folder, the weights, the tokenizer, the options.</exception>
-    public static ServedModel Load(ModelOptions options, ILoggerFactory loggers, TimeProvider time, CancellationToken cancel = default)
+    /// <exception cref="ModelLoadException">The folder or its weights cannot be used.</exception>
+    /// <exception cref="EngineOptionsException">An option does not fit this model.</exception>
+    public static ServedModel Load(ModelOptions options, ILoggerFactory loggers, TimeProvider time)
     {
         string folder = options.Folder ?? EmbeddedFolder;
-        _ = GenerationDefaults.Read(folder);
-        _ = Backend(options);
-        throw new NotSupportedException("Loading the model is wired when the family's file is there.");
+        var defaults = GenerationDefaults.Read(folder);
+        var tokenizer = ModelTokenizer.Load(folder);
+        var backend = Backend(options);
+        try
+        {
+            var checkpoint = Checkpoint.Open(folder);
+            long weightBytes = checkpoint.ByteLength;
+            var model = LoadFamily(folder, checkpoint, backend);
+            try
+            {
+                var chat = new DeepSeekV4ChatEncoding(EncodingRelease.Ga);
+                return Serve(options, folder, defaults, tokenizer, chat, backend, model, weightBytes, loggers, time);
+            }
+            catch
+            {
+                model.Dispose();
+                throw;
+            }
+        }
+        catch
+        {
+            backend.Dispose();
+            throw;
+        }
+    }
+
+    private static DeepSeekV4 LoadFamily(string folder, Checkpoint checkpoint, IBackend backend) =>
+        DeepSeekV4.Load(DeepSeekV4Config.Temp(folder), checkpoint, backend, new DeepSeekV4Options());
+
+    /// <summary>Puts a loaded model's parts together with an engine.</summary>
+    public static ServedModel Serve(
+        ModelOptions options, string folder, GenerationDefaults defaults, ModelTokenizer tokenizer, DeepSeekV4ChatEncoding? chat, IBackend backend,
+        IModel model, long weightBytes, ILoggerFactory loggers, TimeProvider time)
+    {
+        var engineOptions = new EngineOptions
+        {
+            KvCapacityBytes = options.KvCacheBytes ?? AutomaticCacheBytes(options, backend, model, weightBytes),
+            ReservedBytes = weightBytes,
+            ContextMax = options.ContextMax,
+            SequencesMax = options.SequencesMax,
+            StepTokensMax = Math.Max(options.StepTokensMax, options.SequencesMax),
+            QueueMax = options.QueueMax,
+        };
+        var engine = new InferenceEngine(
+            model, backend, request => new IncrementalDetokenizer(tokenizer, request), engineOptions, time, loggers.CreateLogger<InferenceEngine>());
+        return new ServedModel
+        {
+            Name = options.Name ?? Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder))),
+            Defaults = defaults,
+            DefaultMaxTokens = options.DefaultMaxTokens ?? defaults.MaxTokens ?? DefaultMaxTokens,
+            DefaultThinking = chat is not null && (options.DefaultThinking ?? options.Folder is not null),
+            Tokenizer = tokenizer,
+            Chat = chat,
+            Backend = backend,
+            Model = model,
+            Engine = engine,
+        };
+    }
+
+    /// <summary>Enough for a few full contexts, as far as memory allows: all of the memory would be too much on a machine that does other work.</summary>
+    private static long AutomaticCacheBytes(ModelOptions options, IBackend backend, IModel model, long weightBytes)
+    {
+        long tokens = Math.Min((long)AutomaticContexts * (options.ContextMax ?? model.Info.ContextMax), int.MaxValue / 2);
+        long wanted = new KvCapacity((int)tokens, options.SequencesMax, Math.Max(options.StepTokensMax, options.SequencesMax)).BytesOf(model.KvStates);
+        return Math.Min(wanted, Math.Max(0, backend.Info.MemoryBytes - weightBytes) / 10 * 9);
     }
 
     /// <summary>The backend that <see cref="ModelOptions.Backend"/> asks for.</summary>

@@ -1,6 +1,9 @@
 using Inference.Backends;
+using Inference.Runtime.Chat;
 using Inference.Runtime.Engine;
 using Inference.Runtime.Models;
+using Inference.Runtime.Tokenization;
+using PromptSegment = Inference.Runtime.Tokenization.PromptSegment;
 
 namespace Inference.Server.Hosting;
 
@@ -15,6 +18,14 @@ internal sealed class ServedModel : IAsyncDisposable
     /// <summary>What an unset max_tokens becomes.</summary>
     public required int DefaultMaxTokens { get; init; }
 
+    public required ModelTokenizer Tokenizer { get; init; }
+
+    /// <summary>Null when conversations cannot be rendered for this model.</summary>
+    public DeepSeekV4ChatEncoding? Chat { get; init; }
+
+    /// <summary>What an unset thinking mode becomes: on.</summary>
+    public bool DefaultThinking { get; init; }
+
     public required IBackend Backend { get; init; }
 
     public required IModel Model { get; init; }
@@ -25,6 +36,14 @@ internal sealed class ServedModel : IAsyncDisposable
 
     /// <summary>Most tokens of prompt and answer together: the model's limit, or the operator's.</summary>
     public int ContextMax => Engine.Options.ContextMax ?? Info.ContextMax;
+
+    /// <summary>Text to token ids.</summary>
+    /// <param name="policy">Which control tokens written in the text count as such.</param>
+    public IReadOnlyList<int> Encode(string text, AddedTokenPolicy policy) => Tokenizer.Encode([new PromptSegment(text, policy)]);
+
+    /// <summary>A rendered conversation to token ids; only what the encoding itself wrote can become a control token.</summary>
+    public IReadOnlyList<int> Encode(RenderedPrompt prompt) =>
+        Tokenizer.Encode(prompt.Segments.Select(s => new PromptSegment(s.Text, s.Trusted ? AddedTokenPolicy.All : AddedTokenPolicy.None)));
 
     public async ValueTask DisposeAsync()
     {

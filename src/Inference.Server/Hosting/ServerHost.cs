@@ -2,6 +2,7 @@ using System.Net;
 using System.Security.Cryptography.X509Certificates;
 using Grpc.HealthCheck;
 using Inference.Server.Options;
+using Inference.Server.Services;
 using Inference.Server.Telemetry;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.AspNetCore.Server.Kestrel.Https;
@@ -164,6 +165,7 @@ internal sealed class ServerHost : IAsyncDisposable
         services.AddSingleton<HealthServiceImpl>();
         services.AddSingleton<HealthReporter>();
         services.AddSingleton<RpcMetrics>();
+        services.AddSingleton<EngineMetrics>();
         services.AddSingleton<CallInterceptor>();
         services.AddGrpc(grpc =>
         {
@@ -174,7 +176,7 @@ internal sealed class ServerHost : IAsyncDisposable
         services.AddGrpcReflection();
         services.AddOpenTelemetry().WithMetrics(metrics =>
         {
-            metrics.AddMeter(RpcMetrics.MeterName, "System.Runtime", "Microsoft.AspNetCore.Server.Kestrel");
+            metrics.AddMeter(RpcMetrics.MeterName, EngineMetrics.MeterName, "System.Runtime", "Microsoft.AspNetCore.Server.Kestrel");
             metrics.AddPrometheusExporter();
             if (options.OtlpEndpoint is not null) metrics.AddOtlpExporter();
         });
@@ -184,7 +186,11 @@ internal sealed class ServerHost : IAsyncDisposable
     {
         app.UseMiddleware<ListenerGate>();
         app.UseMiddleware<EndlessCalls>();
+        app.UseMiddleware<UnreadableMessages>();
         app.UseRouting();
+        app.MapGrpcService<CompletionService>();
+        app.MapGrpcService<TokenizationService>();
+        app.MapGrpcService<ModelsService>();
         app.MapGrpcService<HealthServiceImpl>();
         if (options.Reflection != ReflectionMode.Off) app.MapGrpcReflectionService();
         HttpPages.Map(app);

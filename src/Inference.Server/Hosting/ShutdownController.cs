@@ -32,7 +32,12 @@ internal sealed class ShutdownController(
     // What is left after the engine is done: the last bytes of its streams, and the calls without an end.
     private static readonly TimeSpan LastBytesLimit = TimeSpan.FromSeconds(5);
 
+    // Some senders signal a process and its group: one wish, two signals.
+    private static readonly TimeSpan SameSignal = TimeSpan.FromMilliseconds(250);
+
     private readonly List<PosixSignalRegistration> _signals = [];
+    private readonly Lock _lock = new();
+    private long _firstSignal;
     private readonly CancellationTokenSource _endless = new();
     private readonly OpenCalls _calls = new();
     private int _stopping;
@@ -65,12 +70,18 @@ internal sealed class ShutdownController(
     private void OnSignal(PosixSignalContext context)
     {
         context.Cancel = true;
-        if (Volatile.Read(ref _stopping) == 1)
+        lock (_lock)
         {
-            ServerLog.SecondSignal(logger, context.Signal.ToString());
-            Environment.Exit(Hosting.ExitCode.Signalled + Number(context.Signal));
+            if (_firstSignal == 0)
+            {
+                _firstSignal = Stopwatch.GetTimestamp();
+                _ = ShutDownAsync(context.Signal.ToString());
+                return;
+            }
+            if (Stopwatch.GetElapsedTime(_firstSignal) < SameSignal) return;
         }
-        _ = ShutDownAsync(context.Signal.ToString());
+        ServerLog.SecondSignal(logger, context.Signal.ToString());
+        Environment.Exit(Hosting.ExitCode.Signalled + Number(context.Signal));
     }
 
     private static int Number(PosixSignal signal) => signal switch { PosixSignal.SIGINT => 2, PosixSignal.SIGQUIT => 3, _ => 15 };

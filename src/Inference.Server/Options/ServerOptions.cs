@@ -54,12 +54,13 @@ internal sealed record ServerOptions
 /// <param name="ContextMax">Most tokens of prompt and answer together; null = what the model allows.</param>
 /// <param name="KvCacheBytes">Memory for the cache; null = auto.</param>
 /// <param name="SequencesMax">Most requests running at a time.</param>
-/// <param name="BatchTokensMax">Most tokens of one step.</param>
+/// <param name="StepTokensMax">Most tokens of one step.</param>
 /// <param name="QueueMax">Most requests waiting; the next is refused.</param>
-/// <param name="DefaultMaxTokens">What an unset max_tokens becomes.</param>
+/// <param name="DefaultMaxTokens">What an unset max_tokens becomes; null = the model's.</param>
+/// <param name="DefaultThinking">What an unset thinking mode becomes; null = the model's.</param>
 internal sealed record ModelOptions(
-    string? Folder, string? Name, string Backend, int? Threads, int? ContextMax, long? KvCacheBytes, int SequencesMax, int BatchTokensMax, int QueueMax,
-    int DefaultMaxTokens);
+    string? Folder, string? Name, string Backend, int? Threads, int? ContextMax, long? KvCacheBytes, int SequencesMax, int StepTokensMax, int QueueMax,
+    int? DefaultMaxTokens, bool? DefaultThinking);
 
 internal enum ListenerKind
 {

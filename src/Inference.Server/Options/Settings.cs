@@ -25,14 +25,17 @@ internal static class Settings
     public static readonly Setting Threads = new("threads", "auto", "Threads of the backend.");
     public static readonly Setting ContextMax = new("context-max", "auto", "Most tokens of prompt and answer together. auto: what the model allows.");
     public static readonly Setting KvCacheBytes = new("kv-cache-bytes", "auto", "Memory for the cache of sequence state, e.g. 4GiB.");
-    public static readonly Setting SequencesMax = new("sequences-max", "64", "Most requests running at a time.");
-    public static readonly Setting BatchTokensMax = new("batch-tokens-max", "512", "Most tokens of one step.");
-    public static readonly Setting QueueMax = new("queue-max", "1024", "Most requests waiting; further ones are refused at once.");
-    public static readonly Setting DefaultMaxTokens = new("default-max-tokens", "4096", "What an unset max_tokens becomes.");
+    public static readonly Setting SequencesMax = new("sequences-max", "32", "Most requests running at a time.");
+    public static readonly Setting StepTokensMax = new("step-tokens-max", "256", "Most tokens of one step, over all its requests.");
+    public static readonly Setting QueueMax = new("queue-max", "256", "Most requests waiting; further ones are refused at once.");
+    public static readonly Setting DefaultMaxTokens =
+        new("default-max-tokens", "auto", "What an unset max_tokens becomes. auto: what generation_config.json says, else 4096.");
+    public static readonly Setting DefaultThinking =
+        new("default-thinking", "auto", "What an unset thinking mode becomes: on, off, or auto (on; off for the model that ships with the server).");
 
     /// <summary>What every verb that loads a model takes.</summary>
     public static readonly IReadOnlyList<Setting> OfModel =
-        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, BatchTokensMax, QueueMax, DefaultMaxTokens];
+        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, QueueMax, DefaultMaxTokens, DefaultThinking];
 
     public static readonly Setting Listen =
         new("listen", "127.0.0.1:50051", "gRPC without TLS: address:port, several separated by commas; none to switch it off.");

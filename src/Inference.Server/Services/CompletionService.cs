@@ -15,13 +15,17 @@ namespace Inference.Server.Services;
 internal sealed class CompletionService(EngineHost host, ServerOptions options, EngineMetrics metrics, ILogger<CompletionService> logger)
     : V1.Completions.CompletionsBase
 {
+    /// <summary>Metadata key of the request's id, both ways: proxies and logs see it without reading messages.</summary>
+    private const string RequestIdKey = "x-request-id";
+
     private static readonly WriteOptions WithMore = new(WriteFlags.BufferHint);
 
     public override async Task Generate(V1.GenerateRequest request, IServerStreamWriter<V1.GenerateEvent> responseStream, ServerCallContext context)
     {
         var model = host.Require(request.Model);
-        var read = RequestReader.Read(request, model, context.Deadline);
+        var read = RequestReader.Read(request, model, Proposed(context), context.Deadline);
         using var handle = model.Engine.Submit(read.Generation);
+        await context.WriteResponseHeadersAsync(new Metadata { { RequestIdKey, handle.RequestId } });
         ulong sequence = 0;
         uint tokens = 0;
         await foreach (var e in handle.Events.ReadAllAsync(context.CancellationToken))
@@ -68,8 +72,9 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
     public override async Task<V1.CompleteResponse> Complete(V1.GenerateRequest request, ServerCallContext context)
     {
         var model = host.Require(request.Model);
-        var read = RequestReader.Read(request, model, context.Deadline);
+        var read = RequestReader.Read(request, model, Proposed(context), context.Deadline);
         using var handle = model.Engine.Submit(read.Generation);
+        await context.WriteResponseHeadersAsync(new Metadata { { RequestIdKey, handle.RequestId } });
         var response = new V1.CompleteResponse();
         var text = new System.Text.StringBuilder();
         var bytes = new MemoryStream();
@@ -97,6 +102,8 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
         }
         return response;
     }
+
+    private static string? Proposed(ServerCallContext context) => context.RequestHeaders.GetValue(RequestIdKey);
 
     /// <summary>Notes the end, and says what the call's status will be; null = OK.</summary>
     private RequestException? Ended(GenerationFinished e, ReadRequest read, ServedModel model)

@@ -27,12 +27,13 @@ internal static class RequestReader
     private const int LogitBiasMax = 1024;
     private const int TopLogprobsMax = 20;
 
+    /// <param name="proposedId">A request id from the call's metadata, for requests without one of their own; ignored when it is no good.</param>
     /// <param name="deadline">Of the call, UTC; <see cref="DateTime.MaxValue"/> = none.</param>
     /// <exception cref="RequestException">Something is wrong with the request.</exception>
-    public static ReadRequest Read(V1.GenerateRequest request, ServedModel model, DateTime deadline)
+    public static ReadRequest Read(V1.GenerateRequest request, ServedModel model, string? proposedId, DateTime deadline)
     {
         var checks = new FieldChecks();
-        string requestId = RequestId(request, checks);
+        string requestId = RequestId(request, proposedId, checks);
         var sampling = Sampling(request.Sampling ?? new(), model, checks);
         var stopping = request.Stopping ?? new();
         int? maxTokens = MaxTokens(stopping, model, checks);
@@ -61,14 +62,15 @@ internal static class RequestReader
             output.OmitTokenIds, output.OmitBytes);
     }
 
-    private static string RequestId(V1.GenerateRequest request, FieldChecks checks)
+    private static string RequestId(V1.GenerateRequest request, string? proposed, FieldChecks checks)
     {
-        if (!request.HasRequestId) return Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16));
-        string id = request.RequestId;
-        if (id.Length is 0 or > RequestIdLengthMax || id.Any(c => c is < ' ' or > '~'))
-            checks.Add("request_id", $"has {id.Length} characters; give 1 to {RequestIdLengthMax} printable ASCII characters, or leave it out.");
-        return id;
+        if (!request.HasRequestId) return proposed is not null && IsId(proposed) ? proposed : Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16));
+        if (!IsId(request.RequestId))
+            checks.Add("request_id", $"has {request.RequestId.Length} characters; give 1 to {RequestIdLengthMax} printable ASCII characters, or leave it out.");
+        return request.RequestId;
     }
+
+    private static bool IsId(string id) => id.Length is > 0 and <= RequestIdLengthMax && id.All(c => c is >= ' ' and <= '~');
 
     private static SamplingParams Sampling(V1.SamplingOptions s, ServedModel model, FieldChecks checks)
     {
@@ -78,7 +80,7 @@ internal static class RequestReader
             checks.Integer("sampling.top_k", s.HasTopK, s.TopK, 0, int.MaxValue, d.TopK),
             checks.Positive("sampling.top_p", s.HasTopP, s.TopP, 1, d.TopP),
             checks.Number("sampling.min_p", s.HasMinP, s.MinP, 0, 1, d.MinP),
-            checks.Positive("sampling.repetition_penalty", s.HasRepetitionPenalty, s.RepetitionPenalty, 100, d.RepetitionPenalty),
+            checks.Number("sampling.repetition_penalty", s.HasRepetitionPenalty, s.RepetitionPenalty, 0.01f, 100, d.RepetitionPenalty),
             checks.Number("sampling.presence_penalty", s.HasPresencePenalty, s.PresencePenalty, -2, 2, d.PresencePenalty),
             checks.Number("sampling.frequency_penalty", s.HasFrequencyPenalty, s.FrequencyPenalty, -2, 2, d.FrequencyPenalty),
             s.HasSeed ? s.Seed : RandomSeed(),

@@ -32,7 +32,7 @@ internal sealed class TokenizationService(EngineHost host) : V1.Tokenization.Tok
         foreach (int id in ids) bytes.Write(model.Tokenizer.TokenBytes(id));
         return Task.FromResult(new V1.DetokenizeResponse
         {
-            Text = model.Decode(ids, special),
+            Text = model.Tokenizer.Decode(ids, special),
             Bytes = ByteString.CopyFrom(bytes.GetBuffer(), 0, (int)bytes.Length),
         });
     }

@@ -42,6 +42,7 @@ internal sealed class CallInterceptor(RpcMetrics metrics, ShutdownController shu
     {
         long start = Stopwatch.GetTimestamp();
         var status = StatusCode.OK;
+        UnreadableMessages.Reached(context.GetHttpContext());
         metrics.Started(context.Method);
         try
         {
