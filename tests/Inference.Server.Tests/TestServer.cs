@@ -64,7 +64,7 @@ internal sealed class TestServer : IAsyncDisposable
             if (beforeLoad is not null) await beforeLoad();
             string folder = RepositoryPaths.Pebble;
             return ModelHost.Serve(
-                options.Model, folder, GenerationDefaults.Read(folder), ModelTokenizer.Load(folder), new DeepSeekV4ChatEncoding(EncodingRelease.Ga),
+                options.Model, folder, GenerationDefaults.Read(folder), TokenizerFactory.Load(folder), new DeepSeekV4ChatEncoding(EncodingRelease.Ga),
                 new HostMemoryBackend(), model, 0, loggers, TimeProvider.System);
         }
     }

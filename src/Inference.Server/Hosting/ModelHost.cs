@@ -35,7 +35,7 @@ internal static class ModelHost
     {
         string folder = options.Folder ?? EmbeddedFolder;
         var defaults = GenerationDefaults.Read(folder);
-        var tokenizer = ModelTokenizer.Load(folder);
+        var tokenizer = TokenizerFactory.Load(folder);
         var backend = Backend(options);
         try
         {
@@ -61,7 +61,7 @@ internal static class ModelHost
     }
 
     private static DeepSeekV4 LoadFamily(string folder, Checkpoint checkpoint, IBackend backend) =>
-        DeepSeekV4.Load(DeepSeekV4Config.Temp(folder), checkpoint, backend, new DeepSeekV4Options());
+        DeepSeekV4.Load(DeepSeekV4Config.Read(ModelFolder.Open(folder)), checkpoint, backend, new DeepSeekV4Options());
 
     /// <summary>Puts a loaded model's parts together with an engine.</summary>
     public static ServedModel Serve(
@@ -78,7 +78,7 @@ internal static class ModelHost
             QueueMax = options.QueueMax,
         };
         var engine = new InferenceEngine(
-            model, backend, request => new IncrementalDetokenizer(tokenizer, request), engineOptions, time, loggers.CreateLogger<InferenceEngine>());
+            model, backend, request => new SequenceText(tokenizer, request), engineOptions, time, loggers.CreateLogger<InferenceEngine>());
         return new ServedModel
         {
             Name = options.Name ?? Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder))),

@@ -3,7 +3,6 @@ using Inference.Runtime.Chat;
 using Inference.Runtime.Engine;
 using Inference.Runtime.Models;
 using Inference.Runtime.Tokenization;
-using PromptSegment = Inference.Runtime.Tokenization.PromptSegment;
 
 namespace Inference.Server.Hosting;
 
@@ -39,11 +38,16 @@ internal sealed class ServedModel : IAsyncDisposable
 
     /// <summary>Text to token ids.</summary>
     /// <param name="policy">Which control tokens written in the text count as such.</param>
-    public IReadOnlyList<int> Encode(string text, AddedTokenPolicy policy) => Tokenizer.Encode([new PromptSegment(text, policy)]);
+    public List<int> Encode(string text, AddedTokenPolicy policy) => Tokenizer.Encode(text, policy);
 
     /// <summary>A rendered conversation to token ids; only what the encoding itself wrote can become a control token.</summary>
-    public IReadOnlyList<int> Encode(RenderedPrompt prompt) =>
-        Tokenizer.Encode(prompt.Segments.Select(s => new PromptSegment(s.Text, s.Trusted ? AddedTokenPolicy.All : AddedTokenPolicy.None)));
+    public List<int> Encode(RenderedPrompt prompt)
+    {
+        TextSegment[] segments = [.. prompt.Segments.Select(s => s.Trusted ? TextSegment.Trusted(s.Text) : TextSegment.Untrusted(s.Text))];
+        var ids = new List<int>();
+        Tokenizer.Encode(segments, ids);
+        return ids;
+    }
 
     public async ValueTask DisposeAsync()
     {

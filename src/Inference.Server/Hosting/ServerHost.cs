@@ -53,6 +53,7 @@ internal sealed class ServerHost : IAsyncDisposable
     {
         _ = Services.GetRequiredService<HealthReporter>();
         await _app.StartAsync();
+        WhenStopped = _app.WaitForShutdownAsync();
         foreach (var (wanted, bound) in _listeners)
         {
             ServerLog.Listening(_logger, wanted.Kind.ToString(), bound.IPEndPoint!.ToString());
@@ -61,11 +62,14 @@ internal sealed class ServerHost : IAsyncDisposable
         Services.GetRequiredService<EngineHost>().Start();
     }
 
+    /// <summary>Completes when the host has stopped.</summary>
+    public Task WhenStopped { get; private set; } = Task.CompletedTask;
+
     /// <summary>Runs until the process is told to stop; the exit code.</summary>
     public async Task<int> RunAsync()
     {
         await StartAsync();
-        await _app.WaitForShutdownAsync();
+        await WhenStopped;
         int exitCode = Services.GetRequiredService<ShutdownController>().ExitCode;
         await DisposeAsync();
         return exitCode;
@@ -75,7 +79,7 @@ internal sealed class ServerHost : IAsyncDisposable
     public async Task StopAsync()
     {
         await Services.GetRequiredService<ShutdownController>().ShutDownAsync("stop");
-        await _app.WaitForShutdownAsync();
+        await WhenStopped;
     }
 
     /// <summary>The settings in force, in one line.</summary>

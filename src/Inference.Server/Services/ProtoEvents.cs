@@ -65,7 +65,7 @@ internal static class ProtoEvents
             {
                 TokenId = (uint)top.TokenId,
                 Logprob = top.Logprob,
-                Bytes = ByteString.CopyFrom(model.Tokenizer.TokenBytes(top.TokenId)),
+                Bytes = ByteString.CopyFrom(model.Tokenizer.TokenBytes(top.TokenId).Span),
             });
         return logprobs;
     }

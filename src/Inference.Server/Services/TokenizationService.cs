@@ -16,7 +16,7 @@ internal sealed class TokenizationService(EngineHost host) : V1.Tokenization.Tok
         foreach (int id in ids)
         {
             response.TokenIds.Add((uint)id);
-            if (request.IncludePieces) response.Pieces.Add(ByteString.CopyFrom(model.Tokenizer.TokenBytes(id)));
+            if (request.IncludePieces) response.Pieces.Add(ByteString.CopyFrom(model.Tokenizer.TokenBytes(id).Span));
         }
         return Task.FromResult(response);
     }
@@ -29,10 +29,10 @@ internal sealed class TokenizationService(EngineHost host) : V1.Tokenization.Tok
         checks.ThrowIfAny();
         bool special = !request.HasSpecialTokens || request.SpecialTokens;
         var bytes = new MemoryStream();
-        foreach (int id in ids) bytes.Write(model.Tokenizer.TokenBytes(id));
+        foreach (int id in ids) bytes.Write(model.Tokenizer.TokenBytes(id).Span);
         return Task.FromResult(new V1.DetokenizeResponse
         {
-            Text = model.Tokenizer.Decode(ids, special),
+            Text = model.Tokenizer.Decode(ids, skipSpecial: !special),
             Bytes = ByteString.CopyFrom(bytes.GetBuffer(), 0, (int)bytes.Length),
         });
     }
