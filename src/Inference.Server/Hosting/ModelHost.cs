@@ -1,4 +1,5 @@
 using Inference.Backends;
+using Inference.Backends.Cpu;
 using Inference.Backends.Reference;
 using Inference.Runtime.Chat;
 using Inference.Runtime.Engine;
@@ -101,10 +102,11 @@ internal static class ModelHost
         return Math.Min(wanted, Math.Max(0, backend.Info.MemoryBytes - weightBytes) / 10 * 9);
     }
 
-    /// <summary>The backend that <see cref="ModelOptions.Backend"/> asks for.</summary>
+    /// <summary>The backend that <see cref="ModelOptions.Backend"/> asks for; auto is the fastest one that is right for this machine.</summary>
     public static IBackend Backend(ModelOptions options) => options.Backend switch
     {
         "reference" => new ReferenceBackend(),
-        _ => throw new OptionsException([$"{Settings.Backend.CommandLine}: '{options.Backend}' is not built in yet; use reference."]),
+        "auto" or "cpu" => new CpuBackend(options.Threads ?? 0),
+        _ => throw new OptionsException([$"{Settings.Backend.CommandLine}: there is no backend '{options.Backend}'."]),
     };
 }
