@@ -1,4 +1,5 @@
 using Inference.Backends;
+using Inference.Backends.Cpu;
 using Inference.Backends.Reference;
 using Inference.Runtime.Models;
 using Inference.Runtime.Weights;
@@ -9,12 +10,13 @@ namespace Inference.Testing;
 public static class TestModels
 {
     /// <summary>Backends that every model test runs on.</summary>
-    public static IReadOnlyList<string> BackendNames { get; } = ["reference"];
+    public static IReadOnlyList<string> BackendNames { get; } = ["reference", "cpu"];
 
     /// <summary>A backend whose fresh memory is poisoned, so that reading what nobody wrote shows.</summary>
     public static IBackend CreateBackend(string name) => name switch
     {
         "reference" => new ReferenceBackend(poison: true),
+        "cpu" => new CpuBackend(),
         _ => throw new ArgumentException($"no backend {name}"),
     };
 

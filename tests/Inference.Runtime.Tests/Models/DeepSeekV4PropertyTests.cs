@@ -103,4 +103,20 @@ public sealed class DeepSeekV4PropertyTests
                     Assert.True(Math.Abs(a[p][i] - b[p][i]) < 1e-4f, $"{storage}, position {p}, logit {i}: {a[p][i]} stored, {b[p][i]} dequantised");
         }
     }
+
+    [Fact]
+    public void Cpu_agrees_with_the_reference()
+    {
+        foreach (var config in Configurations)
+        {
+            using var cpu = TestModels.Load(config, "cpu");
+            using var reference = TestModels.Load(config, "reference");
+            using var cpuSession = new ModelSession(cpu.Model, cpu.Backend);
+            using var referenceSession = new ModelSession(reference.Model, reference.Backend);
+            float[][] a = cpuSession.Run(config.Tokens(40)), b = referenceSession.Run(config.Tokens(40));
+            for (int p = 0; p < a.Length; p++)
+                for (int i = 0; i < a[p].Length; i++)
+                    Assert.True(Math.Abs(a[p][i] - b[p][i]) < 1e-4f, $"{config.Name}, position {p}, logit {i}: cpu {a[p][i]}, reference {b[p][i]}");
+        }
+    }
 }

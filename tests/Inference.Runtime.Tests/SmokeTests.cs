@@ -1,9 +1,0 @@
-using Xunit;
-
-namespace Inference.Runtime.Tests;
-
-public sealed class SmokeTests
-{
-    [Fact]
-    public void Runs() => Assert.Equal(4, 2 + 2);
-}
