@@ -68,6 +68,60 @@ internal static class LogitMath
 
     public static float Weight(float x, float max, float temperature) => (float)Math.Exp((x - max) / temperature);
 
+    /// <summary>bins[i] = the distance (max - x[i]) / temperature in units of 1 / perUnit, rounded down, at most last. Falls as x grows.</summary>
+    public static void Bins(ReadOnlySpan<float> x, float max, float temperature, float perUnit, int last, Span<int> bins)
+    {
+        var lanes = MemoryMarshal.Cast<float, Vector256<float>>(x);
+        var outLanes = MemoryMarshal.Cast<int, Vector256<int>>(bins);
+        var (top, divisor, scale, limit) =
+            (Vector256.Create(max), Vector256.Create(temperature), Vector256.Create(perUnit), Vector256.Create((float)last));
+        for (int v = 0; v < lanes.Length; v++)
+            outLanes[v] = Vector256.ConvertToInt32(Vector256.Min((top - lanes[v]) / divisor * scale, limit));
+        for (int i = lanes.Length * Vector256<float>.Count; i < x.Length; i++)
+            bins[i] = (int)MathF.Min((max - x[i]) / temperature * perUnit, last);
+    }
+
+    /// <summary>Sets to 0 the weights of all that rank behind (value, id).</summary>
+    public static void DropBehind(ReadOnlySpan<float> x, float value, int id, Span<float> weights)
+    {
+        var lanes = MemoryMarshal.Cast<float, Vector256<float>>(x);
+        var outLanes = MemoryMarshal.Cast<float, Vector256<float>>(weights);
+        var (border, borderId) = (Vector256.Create(value), Vector256.Create(id));
+        for (int v = 0; v < lanes.Length; v++)
+        {
+            var ids = Vector256.CreateSequence(v * Vector256<int>.Count, 1);
+            var ahead = Vector256.GreaterThan(lanes[v], border)
+                | (Vector256.Equals(lanes[v], border) & Vector256.LessThanOrEqual(ids, borderId).AsSingle());
+            outLanes[v] &= ahead;
+        }
+        for (int i = lanes.Length * Vector256<float>.Count; i < x.Length; i++)
+            if (x[i] < value || (x[i] == value && i > id)) weights[i] = 0;
+    }
+
+    /// <summary>Sets to 0 the weights below a limit.</summary>
+    public static void DropBelow(float limit, Span<float> weights)
+    {
+        var lanes = MemoryMarshal.Cast<float, Vector256<float>>(weights);
+        foreach (ref var v in lanes) v &= Vector256.GreaterThanOrEqual(v, Vector256.Create(limit));
+        foreach (ref float weight in weights[(lanes.Length * Vector256<float>.Count)..])
+            if (weight < limit) weight = 0;
+    }
+
+    public static double Sum(ReadOnlySpan<float> x)
+    {
+        var lanes = MemoryMarshal.Cast<float, Vector256<float>>(x);
+        Vector256<double> low = default, high = default;
+        foreach (var v in lanes)
+        {
+            var (a, b) = Vector256.Widen(v);
+            low += a;
+            high += b;
+        }
+        double sum = Vector256.Sum(low + high);
+        foreach (float value in x[(lanes.Length * Vector256<float>.Count)..]) sum += value;
+        return sum;
+    }
+
     /// <summary>
     /// Ids of the <paramref name="count"/> largest into <paramref name="ids"/>, largest first, ties by the smaller id. Meant for small counts:
     /// one pass that compares with the smallest kept so far.

@@ -10,11 +10,12 @@ internal sealed class Nucleus
     private const float BinsPerUnit = 64;  // the last bin holds all weights below exp(-32)
     private readonly int[] _count = new int[BinCount];
     private readonly double[] _mass = new double[BinCount];
+    private int[] _bins = [];
     private ulong[] _ranks = [];
 
-    /// <summary>The <see cref="LogitMath.Rank"/> of the worst token that both limits keep.</summary>
+    /// <summary>Id of the worst token that both limits keep.</summary>
     /// <param name="weights">exp((logits - max) / temperature).</param>
-    public ulong LastKept(ReadOnlySpan<float> logits, float max, ReadOnlySpan<float> weights, int topK, SamplingParams sampling)
+    public int LastKept(ReadOnlySpan<float> logits, float max, ReadOnlySpan<float> weights, int topK, SamplingParams sampling)
     {
         FillBins(logits, max, weights, sampling.Temperature);
         int bin = 0, countBefore = 0;
@@ -24,48 +25,52 @@ internal sealed class Nucleus
             countBefore += _count[bin];
             massBefore += _mass[bin++];
         }
-        var ranks = SortedBin(logits, max, sampling.Temperature, bin)[..(topK - countBefore)];
-        if (sampling.TopP == 1) return ranks[^1];
+        var ranks = SortedBin(logits, bin)[..(topK - countBefore)];
+        if (sampling.TopP == 1) return LogitMath.RankedId(ranks[^1]);
         double massKept = 0;
         foreach (ulong rank in ranks) massKept += weights[LogitMath.RankedId(rank)];
         (_count[bin], _mass[bin]) = (ranks.Length, massKept);
-        return LastByMass(logits, max, weights, sampling, bin, sampling.TopP * (massBefore + massKept));
+        return LastByMass(logits, weights, bin, sampling.TopP * (massBefore + massKept));
     }
 
-    private ulong LastByMass(
-        ReadOnlySpan<float> logits, float max, ReadOnlySpan<float> weights, SamplingParams sampling, int lastBin, double mass)
+    private int LastByMass(ReadOnlySpan<float> logits, ReadOnlySpan<float> weights, int lastBin, double mass)
     {
         int bin = 0;
         double sum = 0;
         while (bin < lastBin && sum + _mass[bin] < mass) sum += _mass[bin++];
-        var ranks = SortedBin(logits, max, sampling.Temperature, bin)[.._count[bin]];
-        foreach (ulong rank in ranks)
-            if ((sum += weights[LogitMath.RankedId(rank)]) >= mass) return rank;
-        return ranks[^1];
+        int id = 0;
+        foreach (ulong rank in SortedBin(logits, bin)[.._count[bin]])
+        {
+            id = LogitMath.RankedId(rank);
+            if ((sum += weights[id]) >= mass) break;
+        }
+        return id;
     }
 
     private void FillBins(ReadOnlySpan<float> logits, float max, ReadOnlySpan<float> weights, float temperature)
     {
+        if (_bins.Length < logits.Length) (_bins, _ranks) = (new int[logits.Length], new ulong[logits.Length]);
+        LogitMath.Bins(logits, max, temperature, BinsPerUnit, BinCount - 1, _bins);
         Array.Clear(_count);
         Array.Clear(_mass);
         for (int i = 0; i < logits.Length; i++)
         {
-            int bin = Bin(logits[i], max, temperature);
+            int bin = _bins[i];
             _count[bin]++;
             _mass[bin] += weights[i];
         }
     }
 
-    // Falls with the logit, so a bin's tokens are all better than those of the next.
-    private static int Bin(float logit, float max, float temperature) =>
-        (int)MathF.Min((max - logit) / temperature * BinsPerUnit, BinCount - 1);
-
-    private Span<ulong> SortedBin(ReadOnlySpan<float> logits, float max, float temperature, int bin)
+    // A bin's tokens, best first. All of them are better than those of the next bin.
+    private Span<ulong> SortedBin(ReadOnlySpan<float> logits, int bin)
     {
-        if (_ranks.Length < logits.Length) _ranks = new ulong[logits.Length];
         int count = 0;
-        for (int i = 0; i < logits.Length; i++)
-            if (Bin(logits[i], max, temperature) == bin) _ranks[count++] = LogitMath.Rank(logits[i], i);
+        for (int i = _bins.AsSpan(0, logits.Length).IndexOf(bin); i >= 0;)
+        {
+            _ranks[count++] = LogitMath.Rank(logits[i], i);
+            int next = _bins.AsSpan(i + 1, logits.Length - i - 1).IndexOf(bin);
+            i = next < 0 ? -1 : i + 1 + next;
+        }
         var ranks = _ranks.AsSpan(0, count);
         ranks.Sort();
         ranks.Reverse();

@@ -11,8 +11,10 @@ namespace Inference.Runtime.Sampling;
 internal sealed class Sampler(int vocabSize)
 {
     private const int SmallTopK = 256;  // up to here one selecting pass beats weighing the whole vocabulary
+    private const int BlockSize = 1024;  // of the vocabulary, summed apart so that the search can skip
     private readonly float[] _logits = new float[vocabSize];
     private readonly float[] _weights = new float[vocabSize];
+    private readonly double[] _blockSums = new double[(vocabSize + BlockSize - 1) / BlockSize];
     private readonly Nucleus _nucleus = new();
 
     /// <exception cref="InvalidLogitsException">The logits are not usable numbers.</exception>
@@ -69,19 +71,22 @@ internal sealed class Sampler(int vocabSize)
         LogitMath.Weights(logits, max, sampling.Temperature, _weights);
         if (topK < vocabSize || sampling.TopP < 1)
         {
-            ulong last = _nucleus.LastKept(logits, max, _weights, topK, sampling);
-            for (int i = 0; i < vocabSize; i++)
-                if (LogitMath.Rank(logits[i], i) < last) _weights[i] = 0;
+            int last = _nucleus.LastKept(logits, max, _weights, topK, sampling);
+            LogitMath.DropBehind(logits, logits[last], last, _weights);
         }
-        if (sampling.MinP > 0)
-            for (int i = 0; i < vocabSize; i++)
-                if (_weights[i] < sampling.MinP) _weights[i] = 0;
+        if (sampling.MinP > 0) LogitMath.DropBelow(sampling.MinP, _weights);
         double sum = 0;
-        foreach (float weight in _weights) sum += weight;
-        return Find(_weights, point * sum);
+        for (int block = 0; block < _blockSums.Length; block++) sum += _blockSums[block] = LogitMath.Sum(Block(block));
+        double target = point * sum;
+        int at = 0;
+        while (at + 1 < _blockSums.Length && !(_blockSums[at] > target)) target -= _blockSums[at++];
+        while (_blockSums[at] == 0) at--;  // rounding led past the last weight
+        return at * BlockSize + Find(Block(at), target);
     }
 
-    // The first index whose running sum exceeds the target; the target is below the sum of all.
+    private ReadOnlySpan<float> Block(int block) => _weights.AsSpan(block * BlockSize, Math.Min(BlockSize, vocabSize - block * BlockSize));
+
+    // The first index whose running sum exceeds the target; the last with a weight if rounding hides it.
     private static int Find(ReadOnlySpan<float> weights, double target)
     {
         double sum = 0;
