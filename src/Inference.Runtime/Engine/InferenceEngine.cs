@@ -6,6 +6,7 @@ using Inference.Runtime.KvCache;
 using Inference.Runtime.Models;
 using Inference.Runtime.Sampling;
 using Inference.Runtime.Scheduling;
+using Inference.Runtime.Tokenization;
 using Microsoft.Extensions.Logging;
 
 namespace Inference.Runtime.Engine;
@@ -51,13 +52,28 @@ public sealed class InferenceEngine : IAsyncDisposable
     private readonly List<SequenceChunk> _chunks = [];
     private readonly List<ChunkOutcome> _outcomes = [];
 
+    /// <summary>An engine whose answers are read by the model's tokenizer; ids without a token are never generated.</summary>
+    /// <inheritdoc cref="InferenceEngine(IModel, IBackend, Func{GenerationRequest, ISequenceText}, EngineOptions, TimeProvider, ILogger, int[])"/>
+    public InferenceEngine(
+        IModel model, IBackend backend, ModelTokenizer tokenizer, EngineOptions options, TimeProvider time, ILogger logger)
+        : this(
+            model, backend, request => new TokenizerText(tokenizer, request), options, time, logger,
+            TokenizerText.IdsWithoutToken(tokenizer, model.Info.VocabSize))
+    {
+    }
+
     /// <param name="model">Not disposed by the engine.</param>
     /// <param name="backend">Not disposed by the engine; from <see cref="Start"/> on only the engine's thread calls it.</param>
     /// <param name="text">Makes the detokenizer of a request; called by the submitting threads.</param>
+    /// <param name="options">Resolved and checked here.</param>
+    /// <param name="time">Clock of deadlines, limits and measurements.</param>
+    /// <param name="logger">Gets no prompt and no answer.</param>
+    /// <param name="idsNeverSampled">Ids that no answer may hold, whatever the model says.</param>
     /// <exception cref="EngineOptionsException">An option cannot work with this model and backend.</exception>
     /// <exception cref="BackendException">The device has not enough memory for the KV cache.</exception>
     public InferenceEngine(
-        IModel model, IBackend backend, Func<GenerationRequest, ISequenceText> text, EngineOptions options, TimeProvider time, ILogger logger)
+        IModel model, IBackend backend, Func<GenerationRequest, ISequenceText> text, EngineOptions options, TimeProvider time, ILogger logger,
+        int[]? idsNeverSampled = null)
     {
         (_model, _text, _time, _log) = (model, text, time, logger);
         Options = options.Resolve(model.Info, model.KvStates, backend.Info);
@@ -72,7 +88,7 @@ public sealed class InferenceEngine : IAsyncDisposable
         _cache = new(model.KvStates, Options.Capacity, backend);
         _scheduler = new(new(Options.SequencesMax, Options.StepTokensMax, Options.HeadroomTokens), _cache);
         _runner = new(model, backend, _cache, Options.StepTokensMax, Options.SequencesMax);
-        _output = new(model.Info.VocabSize, logger);
+        _output = new(model.Info.VocabSize, idsNeverSampled ?? [], logger);
         _rules = new(model.Info.VocabSize, Options.ContextMax.Value, _cache.SequenceTokensMax);
         _stats = _counters.Picture(EngineState.Starting, _scheduler, _cache);
     }

@@ -8,9 +8,9 @@ namespace Inference.Runtime.Engine;
 /// From a sequence's logits to its next token, text and logprobs. Whatever goes wrong here is that sequence's end and nobody else's.
 /// The engine's thread.
 /// </summary>
-internal sealed class OutputStage(int vocabSize, ILogger log)
+internal sealed class OutputStage(int vocabSize, int[] idsNeverSampled, ILogger log)
 {
-    private readonly Sampler _sampler = new(vocabSize);
+    private readonly Sampler _sampler = new(vocabSize, idsNeverSampled);
 
     /// <summary>Draws the token, and leaves what the client is to be told of it in <see cref="ActiveRequest.Delta"/>.</summary>
     public ChunkOutcome Next(ActiveRequest active, ReadOnlySpan<float> logits)

@@ -8,7 +8,8 @@ namespace Inference.Runtime.Sampling;
 /// runs. Keeps scratch memory and no state; one thread.
 /// "Better" means: larger logit, then smaller id.
 /// </summary>
-internal sealed class Sampler(int vocabSize)
+/// <param name="never">Ids that are never drawn.</param>
+internal sealed class Sampler(int vocabSize, params int[] never)
 {
     private const int SmallTopK = 256;  // up to here one selecting pass beats weighing the whole vocabulary
     private const int BlockSize = 1024;  // of the vocabulary, summed apart so that the search can skip
@@ -31,11 +32,12 @@ internal sealed class Sampler(int vocabSize)
 
     private ReadOnlySpan<float> Adjusted(ReadOnlySpan<float> logits, SamplingParams sampling, TokenHistory? history)
     {
-        if (history is null && sampling.LogitBias is not { Count: > 0 }) return logits;
+        if (history is null && sampling.LogitBias is not { Count: > 0 } && never.Length == 0) return logits;
         logits.CopyTo(_logits);
         if (sampling.LogitBias is not null)
             foreach (var (token, bias) in sampling.LogitBias) _logits[token] += bias;
         history?.Penalise(_logits, sampling);
+        foreach (int token in never) _logits[token] = float.NegativeInfinity;
         return _logits;
     }
 

@@ -57,6 +57,18 @@ public sealed class SamplerTests
     }
 
     [Fact]
+    public void Ids_that_must_never_be_drawn_are_not_whatever_the_request_says()
+    {
+        var sampler = new Sampler(30, 5, 29);
+        var p = Plain with { LogitBias = new Dictionary<int, float> { [5] = 1000 }, PresencePenalty = -2 };
+        var logits = new float[30];
+        logits[29] = 50;
+        Assert.Equal(0, sampler.Next(logits, SamplingParams.Greedy, 0, null));
+        Assert.Equal(28, Enumerable.Range(0, 2000).Select(i => sampler.Next(logits, p, i, null)).Except([5, 29]).Distinct().Count());
+        Assert.DoesNotContain(Enumerable.Range(0, 2000), i => sampler.Next(logits, p, i, null) is 5 or 29);
+    }
+
+    [Fact]
     public void A_very_small_temperature_is_greedy_and_a_very_large_one_uniform()
     {
         var logits = Normal(new(5), 100, 3);
