@@ -1,67 +1,66 @@
-// A backend with the chores of a test around it: tensors from arrays, arrays from tensors, weights from bytes, pools of pages.
-// It owns every buffer it hands out and frees them all at the end; it computes nothing and checks nothing.
+// A backend with the chores of a test around it: tensors from arrays, arrays from tensors, weights from bytes.
+//
+// It owns every buffer it hands out and frees them all at the end. It computes nothing. With a placement, tensors lie at odd offsets
+// in larger buffers, matrices have gaps between their rows, and all that surrounds them is NaN.
+// Invariant, checked by CheckGuards: a call changes no byte outside of the tensors that it may write.
 using System.Runtime.InteropServices;
 using Inference.Backends.Operators;
+using Xunit;
 
 namespace Inference.Backends.Tests.Conformance;
 
-internal sealed class TestDevice(IBackend backend) : IDisposable
+/// <param name="placement">Where the tensors lie; null: each alone in its buffer, without gaps.</param>
+internal sealed class TestDevice(IBackend backend, Random? placement = null) : IDisposable
 {
     private readonly List<IDisposable> _owned = [];
+    private readonly List<Guard> _guards = [];
 
     public IBackend Backend => backend;
 
-    public Tensor F32(ReadOnlySpan<float> values, params ReadOnlySpan<int> shape) => Upload(MemoryMarshal.AsBytes(values), DType.F32, shape);
+    public Random? Placement => placement;
 
-    public Tensor I32(ReadOnlySpan<int> values, params ReadOnlySpan<int> shape) => Upload(MemoryMarshal.AsBytes(values), DType.I32, shape);
+    /// <summary>An operand that nobody may change.</summary>
+    public Tensor In(ReadOnlySpan<float> values, params ReadOnlySpan<int> shape) => Place(MemoryMarshal.AsBytes(values), DType.F32, shape, false);
 
-    /// <summary>A vector of all the values.</summary>
-    public Tensor Vector(params float[] values) => F32(values, values.Length);
+    /// <summary>An operand that nobody may change.</summary>
+    public Tensor In(ReadOnlySpan<int> values, params ReadOnlySpan<int> shape) => Place(MemoryMarshal.AsBytes(values), DType.I32, shape, false);
 
-    /// <summary>A vector of all the values.</summary>
-    public Tensor Vector(params int[] values) => I32(values, values.Length);
+    /// <summary>A vector that nobody may change.</summary>
+    public Tensor Vector(params float[] values) => In(values, values.Length);
 
-    /// <summary>Contents undefined (NaN on a poisoned backend).</summary>
-    public Tensor Empty(DType dtype, params ReadOnlySpan<int> shape)
+    /// <summary>A vector that nobody may change.</summary>
+    public Tensor Vector(params int[] values) => In(values, values.Length);
+
+    /// <summary>An operand that the operator may change.</summary>
+    public Tensor InOut(ReadOnlySpan<float> values, params ReadOnlySpan<int> shape) => Place(MemoryMarshal.AsBytes(values), DType.F32, shape, true);
+
+    /// <summary>An operand to be written; NaN before.</summary>
+    public Tensor Out(DType dtype, params ReadOnlySpan<int> shape) => Place([], dtype, shape, true);
+
+    /// <summary>A pool whose image is given and of which only the listed byte ranges may be written.</summary>
+    public Tensor Pool(float[] image, IEnumerable<(long Start, long Length)> writable, int d0, int d1, int d2, int d3)
     {
-        long elements = 1;
-        foreach (var extent in shape) elements *= extent;
-        var buffer = Own(backend.Allocate(dtype.ByteLength(elements), "test"));
-        return shape.Length switch
-        {
-            1 => Tensor.Create(buffer, dtype, shape[0]),
-            2 => Tensor.Create(buffer, dtype, shape[0], shape[1]),
-            3 => Tensor.Create(buffer, dtype, shape[0], shape[1], shape[2]),
-            4 => Tensor.Create(buffer, dtype, shape[0], shape[1], shape[2], shape[3]),
-            _ => throw new ArgumentException($"rank {shape.Length}", nameof(shape)),
-        };
+        var bytes = MemoryMarshal.AsBytes(image.AsSpan()).ToArray();
+        var buffer = Own(backend.Allocate(bytes.Length, "test pool"));
+        backend.Upload(bytes, Bytes(buffer));
+        _guards.Add(new Guard(buffer, bytes, [.. writable]));
+        return Tensor.Create(buffer, DType.F32, d0, d1, d2, d3);
     }
 
     public float[] Read(in Tensor t) => Read<float>(t);
 
     public int[] ReadI32(in Tensor t) => Read<int>(t);
 
-    /// <summary>The tensor's elements in row-major order; a strided view row by row.</summary>
-    private T[] Read<T>(in Tensor t) where T : struct
-    {
-        var values = new T[t.ElementCount];
-        if (t.RowStride == t.RowElements)
-        {
-            backend.Download(t, MemoryMarshal.AsBytes(values.AsSpan()));
-            return values;
-        }
-        for (var row = 0; row < t.D0; row++)
-            backend.Download(t.Slice(row, 1), MemoryMarshal.AsBytes(values.AsSpan(row * (int)t.RowElements, (int)t.RowElements)));
-        return values;
-    }
-
-    /// <summary>Runs one operator with the workspace that its plan asks for.</summary>
+    /// <summary>Runs one operator, with the workspace that its plan asks for, and checks that nothing else was written.</summary>
     public void Run<TOp>(in TOp op) where TOp : struct, IOperator
     {
         var plan = backend.Plan(op);
-        Xunit.Assert.True(plan.Support == OpSupport.Supported, plan.Variant);
-        backend.Enqueue(op, plan.WorkspaceBytes == 0 ? default : Empty(DType.U8, checked((int)plan.WorkspaceBytes)));
+        Assert.True(plan.Support != OpSupport.Unsupported, plan.Variant);
+        var workspace = plan.WorkspaceBytes == 0 ? default : Tensor.Create(Own(backend.Allocate(plan.WorkspaceBytes, "workspace")),
+            DType.U8, checked((int)plan.WorkspaceBytes));
+        backend.Enqueue(op, workspace);
         backend.Wait();
+        CheckGuards();
     }
 
     public PreparedWeight Weight(StoredWeight stored) => Own(backend.PrepareWeight(stored.Data));
@@ -70,12 +69,67 @@ internal sealed class TestDevice(IBackend backend) : IDisposable
     public PreparedWeight Weight(int rows, int columns, params float[] values) =>
         Weight(Own(new StoredWeight(WeightScheme.F32, rows, columns, MemoryMarshal.AsBytes(values.AsSpan()), [])));
 
-    private Tensor Upload(ReadOnlySpan<byte> bytes, DType dtype, ReadOnlySpan<int> shape)
+    public void Dispose()
     {
-        var t = Empty(dtype, shape);
-        backend.Upload(bytes, t);
-        return t;
+        for (var i = _owned.Count - 1; i >= 0; i--) _owned[i].Dispose();
+        backend.Dispose();
     }
+
+    private Tensor Place(ReadOnlySpan<byte> values, DType dtype, ReadOnlySpan<int> shape, bool mayChange)
+    {
+        int before = placement?.Next(17) ?? 0, left = 0, right = 0;
+        if (shape.Length == 2 && placement is not null) (left, right) = (placement.Next(4), placement.Next(4));
+        long elements = 1;
+        foreach (var extent in shape) elements *= extent;
+        Assert.True(values.IsEmpty || values.Length == dtype.ByteLength(elements), "the test gave values of another size than the shape");
+
+        var stored = shape.Length == 2 ? shape[0] * ((long)left + shape[1] + right) : elements;
+        var image = new byte[dtype.ByteLength(before + stored + (placement?.Next(17) ?? 0))];
+        Array.Fill(image, (byte)0xFF);
+        var buffer = Own(backend.Allocate(image.Length, "test"));
+        var offset = dtype.ByteLength(before);
+        var view = shape.Length switch
+        {
+            1 => Tensor.Create(buffer, dtype, shape[0], offset),
+            2 => Tensor.Create(buffer, dtype, shape[0], left + shape[1] + right, offset).Columns(left, shape[1]),
+            3 => Tensor.Create(buffer, dtype, shape[0], shape[1], shape[2], offset),
+            4 => Tensor.Create(buffer, dtype, shape[0], shape[1], shape[2], shape[3], offset),
+            _ => throw new ArgumentException($"rank {shape.Length}", nameof(shape)),
+        };
+
+        var ranges = new List<(long Start, long Length)>();
+        var rowBytes = (int)dtype.ByteLength(view.RowElements);
+        for (var row = 0; row < view.D0; row++)
+            ranges.Add((view.ByteOffset + dtype.ByteLength(row * view.RowStride), rowBytes));
+        for (var row = 0; row < ranges.Count && !values.IsEmpty; row++)
+            values.Slice(row * rowBytes, rowBytes).CopyTo(image.AsSpan((int)ranges[row].Start));
+        backend.Upload(image, Bytes(buffer));
+        _guards.Add(new Guard(buffer, image, mayChange ? ranges : []));
+        return view;
+    }
+
+    private T[] Read<T>(in Tensor t) where T : unmanaged
+    {
+        var values = new T[t.ElementCount];
+        for (var row = 0; row < t.D0; row++)
+            backend.Download(t.Slice(row, 1), MemoryMarshal.AsBytes(values.AsSpan(row * (int)t.RowElements, (int)t.RowElements)));
+        return values;
+    }
+
+    private void CheckGuards()
+    {
+        foreach (var guard in _guards)
+        {
+            var now = new byte[guard.Image.Length];
+            backend.Download(Bytes(guard.Buffer), now);
+            foreach (var (start, length) in guard.Writable)
+                guard.Image.AsSpan((int)start, (int)length).CopyTo(now.AsSpan((int)start));
+            var difference = now.AsSpan().CommonPrefixLength(guard.Image);
+            Assert.True(difference == now.Length, $"byte {difference} of a buffer of {now.Length} was written, which no output covers");
+        }
+    }
+
+    private static Tensor Bytes(DeviceBuffer buffer) => Tensor.Create(buffer, DType.U8, checked((int)buffer.SizeBytes));
 
     private T Own<T>(T resource) where T : IDisposable
     {
@@ -83,33 +137,5 @@ internal sealed class TestDevice(IBackend backend) : IDisposable
         return resource;
     }
 
-    public void Dispose()
-    {
-        for (var i = _owned.Count - 1; i >= 0; i--) _owned[i].Dispose();
-        backend.Dispose();
-    }
-}
-
-/// <summary>A stored weight in native memory, as if mapped from a checkpoint; it outlives the prepared weights made of it.</summary>
-internal sealed unsafe class StoredWeight : IDisposable
-{
-    private readonly HostBuffer _data, _scales;
-
-    public StoredWeight(WeightScheme scheme, int rows, int columns, ReadOnlySpan<byte> data, ReadOnlySpan<byte> scales)
-    {
-        _data = new HostBuffer(data.Length);
-        _scales = new HostBuffer(scales.Length);
-        data.CopyTo(new Span<byte>(_data.Data, data.Length));
-        scales.CopyTo(new Span<byte>(_scales.Data, scales.Length));
-        var hasScales = scheme.IsQuantised;
-        Data = new WeightData("test.weight", scheme, rows, columns, (nint)_data.Data, data.Length, hasScales ? (nint)_scales.Data : 0, scales.Length);
-    }
-
-    public WeightData Data { get; }
-
-    public void Dispose()
-    {
-        _data.Dispose();
-        _scales.Dispose();
-    }
+    private sealed record Guard(DeviceBuffer Buffer, byte[] Image, List<(long Start, long Length)> Writable);
 }
