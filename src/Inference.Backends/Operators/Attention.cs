@@ -35,7 +35,8 @@ public readonly record struct CompressorUpdate(
 /// <summary>
 /// The rows that each token's query attends to (deepseek-v4 2.8). Queries are rotated by the token's position and rounded like the rows;
 /// score of row b = sum over h of HeadWeights[t, h] * Scale * relu(query[t, h] . row b), over the visible rows b &lt; (position + 1) div Ratio.
-/// Selected[t] = the min(TopK, visible) rows of largest score (ties: smaller index), in ascending order of index, then -1.
+/// Selected[t] = the min(TopK, visible) rows of largest score (ties: smaller index), in ascending order of index, then -1. A NaN score has no
+/// rank, but what is selected is always as many different visible rows.
 /// </summary>
 /// <param name="Queries">F32 [T, H, D]; scratch: contents afterwards undefined.</param>
 /// <param name="HeadWeights">F32 [T, H].</param>
@@ -57,7 +58,7 @@ public readonly record struct IndexTopK(
 /// <param name="Queries">F32 [T, H, D].</param>
 /// <param name="Window">Row index = token position, width D.</param>
 /// <param name="Compressed">Row index = block index, width D; absent for a layer without.</param>
-/// <param name="Selected">I32 [T, K] as <see cref="IndexTopK"/> writes it; absent: all visible rows.</param>
+/// <param name="Selected">I32 [T, K] as <see cref="IndexTopK"/> writes it (the first -1 ends a list); absent: all visible rows.</param>
 /// <param name="Sinks">F32 [H]; minus infinity means none.</param>
 /// <param name="Output">F32 [T, H, D].</param>
 public readonly record struct Attention(

@@ -11,7 +11,7 @@ public enum RouterScoring
 
 /// <summary>
 /// Chooses experts per token. With a <see cref="HashTable"/>: ids = HashTable[token id]. Otherwise the ExpertsPerToken largest of score + Bias
-/// (ties: smaller id), in descending order. Weights = score of the chosen / sum of these scores * Scale; the bias never enters the weights.
+/// (ties: smaller id; a NaN counts as the smallest), in descending order. Weights = score of the chosen / sum of these scores * Scale; the bias never enters the weights.
 /// </summary>
 /// <param name="Logits">F32 [T, E].</param>
 /// <param name="Bias">F32 [E], or absent.</param>

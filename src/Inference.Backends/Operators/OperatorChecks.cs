@@ -95,7 +95,7 @@ internal static class OperatorChecks<TBuffer, TWeight>
         ExpectWeight("GroupedLinear.Weight", op.Weight, Any, op.Input.D2);
         var groups = op.Input.D1;
         if (groups < 1 || op.Weight.Rows % groups != 0)
-            throw Wrong($"GroupedLinear.Weight: {op.Weight.Rows} rows of '{op.Weight.Name}' do not split into the {groups} groups of {op.Input}.");
+            throw Wrong($"GroupedLinear.Weight: {op.Weight.Rows} rows of '{op.Weight.Name}' are not {groups} groups, as {op.Input} has.");
         Expect("GroupedLinear.Output", op.Output, DType.F32, 3, op.Input.D0, groups, op.Weight.Rows / groups);
         Disjoint("GroupedLinear.Output", op.Output, "Input", op.Input);
     }
@@ -240,7 +240,8 @@ internal static class OperatorChecks<TBuffer, TWeight>
         Expect("ExpertGateUp.Output", op.Output, DType.F32, 3, tokens, perToken);
         ExpectExperts("ExpertGateUp.Gate", op.Gate, op.Output.D2, op.Input.D1);
         ExpectExperts("ExpertGateUp.Up", op.Up, op.Output.D2, op.Input.D1);
-        if (op.Gate.Length != op.Up.Length) throw Wrong($"ExpertGateUp.Up: expected {op.Gate.Length} experts as in Gate, got {op.Up.Length}.");
+        if (op.Gate.Length != op.Up.Length)
+            throw Wrong($"ExpertGateUp.Up: expected {op.Gate.Length} experts as in Gate, got {op.Up.Length}.");
         Disjoint("ExpertGateUp.Output", op.Output, "Input", op.Input);
         Disjoint("ExpertGateUp.Output", op.Output, "ExpertIds", op.ExpertIds);
         Disjoint("ExpertGateUp.Output", op.Output, "ExpertWeights", op.ExpertWeights);
@@ -344,7 +345,7 @@ internal static class OperatorChecks<TBuffer, TWeight>
     {
         if (weight is null) throw Wrong($"{operand}: missing.");
         if (weight is not TWeight)
-            throw Wrong($"{operand}: '{weight.Name}' was prepared as {weight.GetType().Name}; this backend works on a {typeof(TWeight).Name}.");
+            throw Wrong($"{operand}: '{weight.Name}' is a {weight.GetType().Name}; this backend works on a {typeof(TWeight).Name}.");
         if (!Fits(weight.Rows, rows) || !Fits(weight.Columns, columns))
         {
             var expected = $"[{(rows == Any ? "any" : rows)}, {(columns == Any ? "any" : columns)}]";
@@ -369,7 +370,7 @@ internal static class OperatorChecks<TBuffer, TWeight>
     {
         Expect(operand, rope.Frequencies, DType.F32, 1);
         if (2L * rope.Frequencies.D0 > width)
-            throw Wrong($"{operand}: {rope.Frequencies.D0} frequencies rotate {2L * rope.Frequencies.D0} channels, a vector has only {width}.");
+            throw Wrong($"{operand}: {rope.Frequencies.D0} frequencies turn {2L * rope.Frequencies.D0} channels, a vector has only {width}.");
     }
 
     private static void ExpectRounding(string operand, RowRounding rounding, int width, in Rope rope)

@@ -36,8 +36,8 @@ public readonly record struct Rope(Tensor Frequencies)
 public enum RowRounding
 {
     None,
-    /// <summary>Channels before the rotary ones in blocks of 64 to E4M3 with a power-of-two scale.</summary>
+    /// <summary>Channels before the rotary ones, a multiple of 64, in blocks of 64 to E4M3 with a power-of-two scale.</summary>
     Fp8Block64,
-    /// <summary>Hadamard transform of the whole row, then blocks of 32 to E2M1 with a power-of-two scale.</summary>
+    /// <summary>Hadamard transform of the whole row (a power of two, at least 32), then blocks of 32 to E2M1 with a power-of-two scale.</summary>
     HadamardFp4Block32,
 }

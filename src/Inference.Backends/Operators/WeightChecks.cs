@@ -26,7 +26,8 @@ internal static class WeightChecks
             throw Wrong(weight, $"{scale} is no scale dtype");
         if (scheme.TileRows < 1 || scheme.TileColumns < 1)
             throw Wrong(weight, $"expected tiles of at least 1x1, got {scheme.TileRows}x{scheme.TileColumns}");
-        ExpectBytes(weight, "scales", weight.Scales, weight.ScaleBytes, scale, ScaleCount(weight.Rows, scheme.TileRows) * ScaleCount(weight.Columns, scheme.TileColumns));
+        var scales = ScaleCount(weight.Rows, scheme.TileRows) * ScaleCount(weight.Columns, scheme.TileColumns);
+        ExpectBytes(weight, "scales", weight.Scales, weight.ScaleBytes, scale, scales);
     }
 
     /// <summary>Tiles along one side; the last may be cut.</summary>
@@ -34,7 +35,7 @@ internal static class WeightChecks
 
     private static void ExpectBytes(in WeightData weight, string what, nint address, long bytes, DType dtype, long elements)
     {
-        var expected = dtype.ByteLength(elements);
+        var expected = (Int128)elements * dtype.BitsPerElement() / 8; // a hostile shape must not overflow into a small size
         if (address == 0) throw Wrong(weight, $"the {what} are missing");
         if (bytes != expected) throw Wrong(weight, $"expected {expected} bytes of {what} for {elements} x {dtype}, got {bytes}");
     }

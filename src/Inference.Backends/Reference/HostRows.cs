@@ -3,22 +3,23 @@ using Inference.Backends.Operators;
 namespace Inference.Backends.Reference;
 
 /// <summary>
-/// Reading the numbers that address other numbers (ids, positions, page tables) from host memory. Every one is checked where it is read: a wrong
-/// id is a BackendException(Request) that names it, never a read from somewhere else.
+/// Reading the numbers that address other numbers (ids, positions, page tables) from host memory. Every one is checked where it is
+/// read: a wrong id is a BackendException(Request) that names it, never a read from somewhere else.
 /// </summary>
 internal static unsafe class HostRows
 {
-    /// <summary>Address of row <paramref name="row"/> of sequence <paramref name="sequence"/>: <see cref="PagedRows.Width"/> floats.</summary>
+    /// <summary>Address of a row of a sequence: <see cref="PagedRows.Width"/> floats.</summary>
     /// <param name="operand">Name for messages, e.g. <c>KvInsert.Rows</c>.</param>
-    /// <exception cref="BackendException">Request: no such sequence, the row's page was dropped or not given, or its id is outside of the pool.</exception>
+    /// <exception cref="BackendException">Request: no such sequence, the row's page was dropped or not given, or its id is outside of the
+    /// pool.</exception>
     public static float* RowPointer(string operand, scoped in PagedRows rows, int sequence, long row)
     {
         Index($"{operand}.PageTable", "sequence", sequence, rows.PageTable.D0);
         var (page, slot) = Math.DivRem(row, rows.RowsPerPage);
-        var entry = page - rows.FirstPage.I32()[sequence];
+        long first = rows.FirstPage.I32()[sequence], entry = page - first;
         if (row < 0 || entry < 0 || entry >= rows.PageTable.D1)
-            throw Wrong($"{operand}: row {row} of sequence {sequence} is on page {page}; the table holds pages {rows.FirstPage.I32()[sequence]} "
-                + $"to {rows.FirstPage.I32()[sequence] + (long)rows.PageTable.D1 - 1}.");
+            throw Wrong($"{operand}: row {row} of sequence {sequence} is on page {page}; "
+                + $"the table holds pages {first} to {first + rows.PageTable.D1 - 1}.");
         var id = rows.PageTable.I32(sequence)[entry];
         if ((uint)id >= (uint)rows.Pool.D0)
             throw Wrong($"{operand}: row {row} of sequence {sequence} is on page id {id} of a pool of {rows.Pool.D0} pages.");
@@ -46,10 +47,12 @@ internal static unsafe class HostRows
             if (t > 0 && sequence[t] == sequence[t - 1])
             {
                 if (position[t] <= position[t - 1])
-                    throw Wrong($"{op}.Tokens.Position: token {t} of sequence {sequence[t]} has position {position[t]} after {position[t - 1]}.");
+                    throw Wrong($"{op}.Tokens.Position: token {t} of sequence {sequence[t]} has position {position[t]} "
+                        + $"after {position[t - 1]}.");
                 continue;
             }
-            if (seen[sequence[t]]) throw Wrong($"{op}.Tokens.Sequence: sequence {sequence[t]} comes again at token {t}; its tokens must stand together.");
+            if (seen[sequence[t]])
+                throw Wrong($"{op}.Tokens.Sequence: sequence {sequence[t]} comes again at token {t}; its tokens must stand together.");
             seen[sequence[t]] = true;
         }
     }

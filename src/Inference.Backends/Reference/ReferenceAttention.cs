@@ -17,9 +17,10 @@ internal static unsafe class ReferenceAttention
             for (var h = 0; h < heads; h++)
                 FinishQuery(queries.Slice(h * width, width), position, op.Rope, op.Rounding, vector);
 
+            var headWeights = HostRows.Row(op.HeadWeights, t);
             var scores = new double[(int)((position + 1L) / op.Ratio)];
             for (var b = 0; b < scores.Length; b++)
-                scores[b] = IndexScore(queries, HostRows.Row(op.HeadWeights, t), op.Scale, HostRows.Read("IndexTopK.Rows", op.Rows, sequence, b));
+                scores[b] = IndexScore(queries, headWeights, op.Scale, HostRows.Read("IndexTopK.Rows", op.Rows, sequence, b));
 
             var selected = new Span<int>(op.Selected.I32(t), op.TopK);
             var count = Math.Min(op.TopK, scores.Length);
@@ -48,7 +49,8 @@ internal static unsafe class ReferenceAttention
         return score;
     }
 
-    /// <summary>Indices of the largest scores, in descending order; of equal ones the smaller index comes first. NaN counts as the smallest.</summary>
+    /// <summary>Indices of the largest scores, in descending order; of equal ones the smaller index comes first. NaN counts as the
+    /// smallest.</summary>
     public static void Largest(ReadOnlySpan<double> scores, Span<int> chosen)
     {
         var taken = new bool[scores.Length];
@@ -99,7 +101,8 @@ internal static unsafe class ReferenceAttention
         foreach (var b in new ReadOnlySpan<int>(op.Selected.I32(t), op.Selected.D1))
         {
             if (b == -1) break; // the list ends here
-            if ((uint)b >= (uint)visible) throw HostRows.Wrong($"Attention.Selected: token {t} at position {position} selects row {b}, sees {visible}.");
+            if ((uint)b >= (uint)visible)
+                throw HostRows.Wrong($"Attention.Selected: token {t} at position {position} selects row {b} of {visible} visible ones.");
             rows.Add((nint)HostRows.RowPointer("Attention.Compressed", op.Compressed, sequence, b));
         }
         return rows;

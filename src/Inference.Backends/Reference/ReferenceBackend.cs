@@ -10,7 +10,7 @@ using Checks = Inference.Backends.Operators.OperatorChecks<Inference.Backends.Ho
 namespace Inference.Backends.Reference;
 
 /// <summary>The scalar oracle, on the processor.</summary>
-/// <param name="poison">Memory starts as NaN, and scratch operands are NaN after their call, so that a read of what nobody wrote shows.</param>
+/// <param name="poison">Memory starts as NaN, and scratch operands are NaN after their call: a read of what nobody wrote shows.</param>
 public sealed unsafe class ReferenceBackend(bool poison = false) : IBackend
 {
     private static readonly OpPlan Scalar = new(OpSupport.Supported, "scalar", WorkspaceBytes: 0, Determinism.AnySchedule);

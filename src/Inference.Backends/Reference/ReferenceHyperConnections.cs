@@ -82,8 +82,8 @@ internal static unsafe class ReferenceHyperConnections
     }
 
     /// <summary>
-    /// Makes a positive matrix [n, n] of the given logits whose columns, and nearly its rows, sum to 1: softmax over each row plus epsilon, a column
-    /// step, then iterations - 1 times a row step and a column step.
+    /// Makes a positive matrix [n, n] of the given logits whose columns, and nearly its rows, sum to 1: softmax over each row plus epsilon,
+    /// a column step, then iterations - 1 times a row step and a column step.
     /// </summary>
     private static void Sinkhorn(Span<double> matrix, int n, double epsilon, int iterations)
     {
@@ -106,7 +106,7 @@ internal static unsafe class ReferenceHyperConnections
         }
     }
 
-    /// <summary>Divides each line by its sum plus epsilon. Line l has the elements l * start + i * step: rows (n, 1) or columns (1, n).</summary>
+    /// <summary>Divides each line by its sum plus epsilon. Line l has the elements l * start + i * step: rows (n, 1), columns (1, n).</summary>
     private static void Normalise(Span<double> matrix, int n, int start, int step, double epsilon)
     {
         for (var line = 0; line < n; line++)

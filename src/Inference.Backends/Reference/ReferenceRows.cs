@@ -3,8 +3,9 @@ using Inference.Backends.Operators;
 namespace Inference.Backends.Reference;
 
 /// <summary>
-/// Rotation, and the making of cached rows: KV rows and compressed rows (Operators/Attention.cs; deepseek-v4 2.1, 2.4, 2.6). A row is normed
-/// and rotated in double, becomes F32, and only then is rounded as <see cref="RowRounding"/> says. Static; the pools belong to the caller.
+/// Rotation, and the making of cached rows: KV rows and compressed rows (Operators/Attention.cs; deepseek-v4 2.1, 2.4, 2.6). A row is
+/// normed and rotated in double, becomes F32, and only then is rounded as <see cref="RowRounding"/> says. Static; the pools belong to the
+/// caller.
 /// </summary>
 internal static unsafe class ReferenceRows
 {

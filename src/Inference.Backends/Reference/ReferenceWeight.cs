@@ -12,12 +12,12 @@ internal sealed unsafe class ReferenceWeight : PreparedWeight
     private readonly byte* _scales;
     private readonly long _scaleColumns;
 
-    /// <exception cref="BackendException">Request: the parts of the weight do not belong together, or it has integer elements without scales.</exception>
+    /// <exception cref="BackendException">Request: the parts of the weight do not belong together, or no weight has such elements.</exception>
     public ReferenceWeight(in WeightData weight) : base(weight.Name, weight.Scheme, weight.Rows, weight.Columns)
     {
         WeightChecks.Check(weight);
         if (weight.Scheme.Element is DType.F8E8M0 or DType.U8 or DType.I32 or DType.I64)
-            throw new BackendException(BackendErrorKind.Request, $"Weight '{weight.Name}': {weight.Scheme.Element} elements are not supported.");
+            throw HostRows.Wrong($"Weight '{weight.Name}': {weight.Scheme.Element} elements are not supported.");
         _data = (byte*)weight.Data;
         _scales = (byte*)weight.Scales;
         _scaleColumns = weight.Scheme.IsQuantised ? WeightChecks.ScaleCount(weight.Columns, weight.Scheme.TileColumns) : 0;
@@ -36,7 +36,8 @@ internal sealed unsafe class ReferenceWeight : PreparedWeight
     private double Exact(int row, int column)
     {
         double element = Value(Scheme.Element, _data, (long)row * Columns + column);
-        return Scheme.Scale is { } scale ? element * Value(scale, _scales, row / Scheme.TileRows * _scaleColumns + column / Scheme.TileColumns) : element;
+        if (Scheme.Scale is not { } scale) return element;
+        return element * Value(scale, _scales, row / Scheme.TileRows * _scaleColumns + column / Scheme.TileColumns);
     }
 
     private static float Value(DType dtype, byte* data, long index) => dtype switch

@@ -60,7 +60,9 @@ internal sealed class IndexCase : SequenceCase
     private readonly float _scale = 0.3f;
     private readonly RowRounding _rounding;
 
-    public IndexCase((int First, int Count)[] sequences, int heads, int width, int rotary, int ratio, int topK, RowRounding rounding, IndexInputs inputs = IndexInputs.Normal)
+    public IndexCase(
+        (int First, int Count)[] sequences, int heads, int width, int rotary, int ratio, int topK, RowRounding rounding,
+        IndexInputs inputs = IndexInputs.Normal)
         : base($"IndexTopK {Describe(sequences)} H={heads} D={width} R={rotary} r={ratio} k={topK} {rounding} {inputs}", sequences)
     {
         var random = Draws.For(Name);
@@ -85,7 +87,8 @@ internal sealed class IndexCase : SequenceCase
     {
         var (slots, slotCount) = Slots(device);
         (int, int)[] ranges = Array.ConvertAll(Sequences, s => (0, (s.First + s.Count) / _ratio));
-        var store = new PagedStore(device, new KeptRows(_width, RowsPerPage, ranges, (s, b) => _rows[s][b]), slots, slotCount, (_, _) => false);
+        var kept = new KeptRows(_width, RowsPerPage, ranges, (s, b) => _rows[s][b]);
+        var store = new PagedStore(device, kept, slots, slotCount, (_, _) => false);
         var rope = new Rope(device.Vector(_frequencies));
         var outputs = new Outputs();
         foreach (var tokens in schedule.Steps)
@@ -107,8 +110,9 @@ internal sealed class IndexCase : SequenceCase
     public override void Check(Outputs reference, Outputs actual) => CheckSelection(actual, errorPart: 1);
 
     /// <summary>
-    /// The selected rows must be those of the largest scores, where scores within the error of F32 may change places but equal rows may not. A token
-    /// whose query has an element on the edge between two codes has two sets of scores; such tokens are rare and are passed over.
+    /// The selected rows must be those of the largest scores, where scores within the error of F32 may change places but equal rows may
+    /// not. A token whose query has an element on the edge between two codes has two sets of scores; such tokens are rare and are passed
+    /// over.
     /// </summary>
     private void CheckSelection(Outputs outputs, double errorPart)
     {
@@ -183,8 +187,11 @@ internal sealed class AttentionCase : SequenceCase
     private readonly float _scale;
 
     /// <param name="sink">Centre of the heads' sinks.</param>
-    public AttentionCase((int First, int Count)[] sequences, int heads, int width, int window, int compressed, AttentionRows rows, double sink, int topK = 0, double magnitude = 1)
-        : base($"Attention {Describe(sequences)} H={heads} D={width} W={window} r={compressed} {rows} k={topK} sink {sink} magnitude {magnitude}", sequences)
+    public AttentionCase(
+        (int First, int Count)[] sequences, int heads, int width, int window, int compressed, AttentionRows rows, double sink,
+        int topK = 0, double magnitude = 1)
+        : base($"Attention {Describe(sequences)} H={heads} D={width} W={window} r={compressed} {rows} k={topK} sink {sink} magnitude {magnitude}",
+            sequences)
     {
         var random = Draws.For(Name);
         (_heads, _width, _windowSize, _ratio, _topK) = (heads, width, window, compressed, topK);
@@ -207,14 +214,16 @@ internal sealed class AttentionCase : SequenceCase
     {
         var (slots, slotCount) = Slots(device);
         // Rows that fell out of every token's window are dropped; the pages keep a few of them, NaN.
-        (int, int)[] kept = Array.ConvertAll(Sequences, s => (Math.Max(0, s.First - _windowSize + 1), s.Count == 0 ? 0 : s.First + s.Count - Math.Max(0, s.First - _windowSize + 1)));
-        var window = new PagedStore(device, new KeptRows(_width, WindowRowsPerPage, kept, (s, p) => _window[s][p]), slots, slotCount, (_, _) => false);
-        PagedRows compressed = default;
-        if (_ratio > 0)
+        (int, int)[] kept = Array.ConvertAll(Sequences, s =>
         {
-            (int, int)[] blocks = Array.ConvertAll(_compressed, rows => (0, rows.Length));
-            compressed = new PagedStore(device, new KeptRows(_width, CompressedRowsPerPage, blocks, (s, b) => _compressed[s][b]), slots, slotCount, (_, _) => false).Rows;
-        }
+            var first = Math.Max(0, s.First - _windowSize + 1);
+            return (first, s.Count == 0 ? 0 : s.First + s.Count - first);
+        });
+        (int, int)[] blocks = Array.ConvertAll(_compressed, rows => (0, rows.Length));
+        PagedRows Store(int rowsPerPage, (int, int)[] ranges, float[][][] rows) =>
+            new PagedStore(device, new KeptRows(_width, rowsPerPage, ranges, (s, r) => rows[s][r]), slots, slotCount, (_, _) => false).Rows;
+        var window = Store(WindowRowsPerPage, kept, _window);
+        var compressed = _ratio > 0 ? Store(CompressedRowsPerPage, blocks, _compressed) : default;
         var sinks = device.Vector(_sinks);
         var outputs = new Outputs();
         foreach (var tokens in schedule.Steps)
@@ -223,7 +232,7 @@ internal sealed class AttentionCase : SequenceCase
             var selected = _selected.Length == 0 ? default : device.In(Pick(_selected, _topK, tokens), tokens.Length, _topK);
             var output = device.Out(DType.F32, tokens.Length, _heads, _width);
             var layout = StepTokens(device, tokens, slots);
-            device.Run(new Attention(queries, layout, window.Rows, _windowSize, compressed, _ratio, selected, sinks, _scale, output));
+            device.Run(new Attention(queries, layout, window, _windowSize, compressed, _ratio, selected, sinks, _scale, output));
             outputs.Scatter("Output", this, tokens, device.Read(output));
         }
         return outputs;
@@ -262,11 +271,13 @@ internal sealed class AttentionCase : SequenceCase
             var (value, error) = Approx.Dot(exact, rows[i]);
             scores[i] = (value * _scale, error * _scale + 2 * Approx.Eps * Math.Abs(value * _scale));
         }
-        double max = Math.Max(scores.Max(s => s.Value), sink), logSum = max + Math.Log(scores.Sum(s => Math.Exp(s.Value - max)) + Math.Exp(sink - max));
+        var max = Math.Max(scores.Max(s => s.Value), sink);
+        var logSum = max + Math.Log(scores.Sum(s => Math.Exp(s.Value - max)) + Math.Exp(sink - max));
         // A weight is off by its score's error, by the rounding of score - max and of exp, and by what the sum of all weights is off.
         var weights = Array.ConvertAll(scores, s => Math.Exp(s.Value - logSum));
         var relative = Array.ConvertAll(scores, s => s.Error + Approx.Eps * (max - s.Value + 8 + Math.Sqrt(scores.Length)));
-        var sumError = weights.Zip(relative).Sum(w => w.First * w.Second) + Approx.Eps * (double.IsInfinity(sink) ? 8 : 8 + Math.Exp(sink - logSum) * (max - sink));
+        var sinkError = Approx.Eps * (double.IsInfinity(sink) ? 8 : 8 + Math.Exp(sink - logSum) * (max - sink));
+        var sumError = weights.Zip(relative).Sum(w => w.First * w.Second) + sinkError;
         var output = new Approx(query.Length);
         for (var channel = 0; channel < output.Length; channel++)
         {

@@ -18,7 +18,10 @@ public sealed class HandComputedTests
     {
         Assert.Equal(expected.Length, actual.Length);
         for (var i = 0; i < actual.Length; i++)
-            Assert.True(Math.Abs(expected[i] - actual[i]) <= tolerance * Math.Max(1, Math.Abs(expected[i])), $"[{i}]: {actual[i]:R}, expected {expected[i]:R}");
+        {
+            var bound = tolerance * Math.Max(1, Math.Abs(expected[i]));
+            Assert.True(Math.Abs(expected[i] - actual[i]) <= bound, $"[{i}]: {actual[i]:R}, expected {expected[i]:R}");
+        }
     }
 
     /// <summary>Rows of one sequence on pages of two rows.</summary>
@@ -172,7 +175,7 @@ public sealed class HandComputedTests
     public void KvInsert_rounds_index_rows_to_fp4_after_the_hadamard_transform(string backend)
     {
         using var d = Device(backend);
-        // A unit vector of length sqrt(32) norms to itself and transforms to a first row of ones: exactly 1 with the scale 1/4 (1 / 6 up to a power of two).
+        // A vector of length sqrt(32) norms to itself, and this one transforms to ones: 4 with the scale 1/4 (1/6, up to a power of two).
         var input = new float[32];
         input[0] = MathF.Sqrt(32);
         var norm = new float[32];
@@ -207,7 +210,8 @@ public sealed class HandComputedTests
         PagedRows state = Rows(d, 4, new float[4 * 4]), rows = Rows(d, 2, new float[2 * 2]);
         var rope = new Rope(d.Vector(MathF.PI / 4)); // an eighth turn per position: block 1 begins at position 2
         var ape = d.In(new float[4], 2, 2);
-        d.Run(new CompressorUpdate(values, d.In(new float[8], 4, 2), ape, state, 2, false, Tokens(d, 0, 1, 2, 3), d.Vector(1f, 1), 0, rope, RowRounding.None, rows));
+        Tensor gates = d.In(new float[8], 4, 2), norm = d.Vector(1f, 1);
+        d.Run(new CompressorUpdate(values, gates, ape, state, 2, false, Tokens(d, 0, 1, 2, 3), norm, 0, rope, RowRounding.None, rows));
         AssertClose([1, 1, -1, 1], d.Read(rows.Pool));
     }
 
@@ -330,6 +334,23 @@ public sealed class HandComputedTests
     }
 
     [Theory, MemberData(nameof(Backends))]
+    public void Broken_numbers_still_choose_different_experts_and_rows_that_exist(string backend)
+    {
+        using var d = Device(backend);
+        Tensor ids = d.Out(DType.I32, 2, 2), weights = d.Out(DType.F32, 2, 2);
+        var logits = d.In([float.NaN, 1, float.NaN, 2, float.NaN, float.NaN, float.NaN, float.NaN], 2, 4);
+        d.Run(new Route(logits, RouterScoring.Sigmoid, default, default, default, 1, ids, weights));
+        Assert.Equal([3, 1, 0, 1], d.ReadI32(ids)); // a NaN comes last
+
+        var rows = Rows(d, 2, float.NaN, 0, 5, 0, float.NaN, 0, float.PositiveInfinity, 1);
+        var selected = d.Out(DType.I32, 1, 3);
+        d.Run(new IndexTopK(d.InOut([1f, float.NaN], 1, 1, 2), d.In([1f], 1, 1), 1, Tokens(d, 3), NoTurn(d), RowRounding.None, rows, 1, selected));
+        var chosen = d.ReadI32(selected);
+        Assert.Equal(chosen.Distinct().Order(), chosen);
+        Assert.All(chosen, b => Assert.InRange(b, 0, 3));
+    }
+
+    [Theory, MemberData(nameof(Backends))]
     public void Experts_are_gated_weighed_and_added_to_the_shared_output(string backend)
     {
         using var d = Device(backend);
@@ -367,7 +388,8 @@ public sealed class HandComputedTests
         bias[1] = MathF.Log(3); // pre of stream 1: 3/4
         bias[2] = -MathF.Log(3); // post of stream 0: 2 * 1/4
         Tensor output = d.Out(DType.F32, 1, 1), post = d.Out(DType.F32, 1, 2), combine = d.Out(DType.F32, 1, 2, 2);
-        d.Run(new HyperConnectionPre(d.In([3f, 4], 1, 2, 1), d.Weight(8, 2, mix), d.Vector(bias), d.Vector(2f, 1, 1), 0, 0.125f, 1, output, post, combine));
+        Tensor streams = d.In([3f, 4], 1, 2, 1), scale = d.Vector(2f, 1, 1);
+        d.Run(new HyperConnectionPre(streams, d.Weight(8, 2, mix), d.Vector(bias), scale, 0, 0.125f, 1, output, post, combine));
         var pre0 = 1 / (1 + Math.Exp(-2 * 3 / Math.Sqrt(12.5))) + 0.125;
         AssertClose([3 * pre0 + 4 * (0.75 + 0.125)], d.Read(output));
         AssertClose([0.5, 1], d.Read(post));
@@ -397,7 +419,8 @@ public sealed class HandComputedTests
         var mix = d.Weight(24, 4 * 8, Draws.Floats(random, 24 * 32, 0.1));
         Tensor output = d.Out(DType.F32, 3, 8), post = d.Out(DType.F32, 3, 4), combine = d.Out(DType.F32, 3, 4, 4);
         var streams = d.In(Draws.Floats(random, 3 * 32), 3, 4, 8);
-        d.Run(new HyperConnectionPre(streams, mix, d.Vector(Draws.Floats(random, 24)), d.Vector(1f, 1, 1), 1e-6f, 1e-6f, 20, output, post, combine));
+        Tensor bias = d.Vector(Draws.Floats(random, 24)), scale = d.Vector(1f, 1, 1);
+        d.Run(new HyperConnectionPre(streams, mix, bias, scale, 1e-6f, 1e-6f, 20, output, post, combine));
         var c = d.Read(combine);
         for (var line = 0; line < 12; line++)
         {

@@ -126,8 +126,8 @@ internal sealed class HyperConnectionPreCase : OperatorCase
     }
 
     /// <summary>
-    /// Sinkhorn as two vectors of scaling factors around one fixed matrix. A relative change of the matrix moves the result by a small multiple of it
-    /// (the scaling steps do not expand distances in the logarithm), and every step rounds once more.
+    /// Sinkhorn as two vectors of scaling factors around one fixed matrix. A relative change of the matrix moves the result by a small
+    /// multiple of it (the scaling steps do not expand distances in the logarithm), and every step rounds once more, independently.
     /// </summary>
     private Approx Sinkhorn(Approx m)
     {
@@ -136,7 +136,7 @@ internal sealed class HyperConnectionPreCase : OperatorCase
         double moved = 0;
         for (var j = 0; j < n; j++)
         {
-            var logits = Enumerable.Range(0, n).Select(k => HyperConnectionCases.Affine(m[2 * n + j * n + k], _scale[2], _base[2 * n + j * n + k])).ToArray();
+            var logits = Enumerable.Range(2 * n + j * n, n).Select(i => HyperConnectionCases.Affine(m[i], _scale[2], _base[i])).ToArray();
             double max = logits.Max(l => l.Value), logSum = max + Math.Log(logits.Sum(l => Math.Exp(l.Value - max)));
             for (var k = 0; k < n; k++)
             {
@@ -159,7 +159,7 @@ internal sealed class HyperConnectionPreCase : OperatorCase
         for (var i = 0; i < n * n; i++)
         {
             var value = rows[i / n] * matrix[i / n, i % n] * columns[i % n];
-            result[i] = (value, value * (8 * moved + 2 * _iterations * (n + 2) * Approx.Eps));
+            result[i] = (value, value * (4 * moved + (n + 2) * Math.Sqrt(2 * _iterations) * Approx.Eps));
         }
         return result;
     }

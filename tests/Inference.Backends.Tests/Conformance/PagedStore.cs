@@ -15,8 +15,8 @@ internal sealed record KeptRows(int Width, int RowsPerPage, (int First, int Coun
 }
 
 /// <summary>
-/// Kept rows in a pool of pages. With a placement the pages lie in any order among pages of others, the layer is one of several, and the page
-/// tables start at a later page; what no one may touch is NaN, and a table entry that no one may read is no page.
+/// Kept rows in a pool of pages. With a placement the pages lie in any order among pages of others, the layer is one of several, and the
+/// page tables start at a later page; what no one may touch is NaN, and a table entry that no one may read is no page.
 /// </summary>
 internal sealed class PagedStore
 {

@@ -4,8 +4,8 @@ using Xunit;
 namespace Inference.Backends.Tests.Conformance;
 
 /// <summary>
-/// Whether a rounded row can have come from numbers that are known up to an error: rounding is monotone, so each element must lie between the rounded
-/// ends of its interval, for one scale that the block's largest magnitude allows. This is as strict as a comparison can be:
+/// Whether a rounded row can have come from numbers that are known up to an error: rounding is monotone, so each element must lie between
+/// the rounded ends of its interval, for one scale that the block's largest magnitude allows. This is as strict as a comparison can be:
 /// an element changes its code only if its interval holds a boundary between two codes.
 /// </summary>
 internal static class RoundedRow
@@ -69,7 +69,10 @@ internal static class RoundedRow
             {
                 double low = Quantise(row.Values[i] - row.Errors[i], scale, fp8), high = Quantise(row.Values[i] + row.Errors[i], scale, fp8);
                 if (!(actual[i] >= low && actual[i] <= high))
-                    complaint = $"{where}[{i}]: {actual[i]:R}, expected {low:R}..{high:R} (scale {scale:R}) from {row.Values[i]:R} +- {row.Errors[i]:E2}";
+                {
+                    complaint = $"{where}[{i}]: {actual[i]:R}, expected {low:R}..{high:R} (scale {scale:R}) "
+                        + $"from {row.Values[i]:R} +- {row.Errors[i]:E2}";
+                }
             }
             if (complaint.Length == 0) return;
         }

@@ -82,7 +82,8 @@ internal sealed class RotateCase : OperatorCase
 }
 
 /// <summary>A case whose outputs are rows that may have been rounded to codes.</summary>
-internal abstract class RowMakingCase(string name, (int First, int Count)[] sequences, RowRounding rounding, int rotary) : SequenceCase(name, sequences)
+internal abstract class RowMakingCase(string name, (int First, int Count)[] sequences, RowRounding rounding, int rotary)
+    : SequenceCase(name, sequences)
 {
     protected RowRounding Rounding => rounding;
 
@@ -120,7 +121,8 @@ internal sealed class KvInsertCase : RowMakingCase
     private readonly int _width, _rowsPerPage;
 
     public KvInsertCase((int First, int Count)[] sequences, int width, int rotary, RowRounding rounding, int rowsPerPage, double magnitude = 1)
-        : base($"KvInsert {Describe(sequences)} D={width} R={rotary} {rounding} page {rowsPerPage} magnitude {magnitude:E0}", sequences, rounding, rotary)
+        : base($"KvInsert {Describe(sequences)} D={width} R={rotary} {rounding} page {rowsPerPage} magnitude {magnitude:E0}",
+            sequences, rounding, rotary)
     {
         var random = Draws.For(Name);
         (_width, _rowsPerPage) = (width, rowsPerPage);
@@ -157,9 +159,11 @@ internal sealed class CompressorCase : RowMakingCase
     private readonly int _ratio, _width, _channels, _rowsPerPage;
     private readonly bool _overlap;
 
-    public CompressorCase((int First, int Count)[] sequences, int ratio, bool overlap, int width, int rotary, RowRounding rounding, int rowsPerPage, double gates = 1)
-        : base($"CompressorUpdate {Describe(sequences)} r={ratio}{(overlap ? " overlap" : "")} D={width} R={rotary} {rounding} page {rowsPerPage} gates {gates}",
-            sequences, rounding, rotary)
+    public CompressorCase(
+        (int First, int Count)[] sequences, int ratio, bool overlap, int width, int rotary, RowRounding rounding, int rowsPerPage,
+        double gates = 1)
+        : base($"CompressorUpdate {Describe(sequences)} r={ratio}{(overlap ? " overlap" : "")} D={width} R={rotary} {rounding} "
+            + $"page {rowsPerPage} gates {gates}", sequences, rounding, rotary)
     {
         var random = Draws.For(Name);
         (_ratio, _width, _channels, _rowsPerPage, _overlap) = (ratio, width, overlap ? 2 * width : width, rowsPerPage, overlap);
@@ -216,7 +220,8 @@ internal sealed class CompressorCase : RowMakingCase
     /// <summary>The pool as weights exp(gate - log of the sum of exp).</summary>
     private Approx Pool(int sequence, int block)
     {
-        var tokens = Enumerable.Range((block - 1) * _ratio, 2 * _ratio).Where(p => p >= (_overlap && block > 0 ? block - 1 : block) * _ratio).ToArray();
+        var first = (_overlap && block > 0 ? block - 1 : block) * _ratio;
+        var tokens = Enumerable.Range(first, (block + 1) * _ratio - first).ToArray();
         var pooled = new Approx(_width);
         for (var channel = 0; channel < _width; channel++)
         {

@@ -19,6 +19,9 @@ internal sealed class TestDevice(IBackend backend, Random? placement = null) : I
 
     public Random? Placement => placement;
 
+    /// <summary>The largest workspace that a plan of this run asked for.</summary>
+    public long WorkspaceBytesMax { get; private set; }
+
     /// <summary>An operand that nobody may change.</summary>
     public Tensor In(ReadOnlySpan<float> values, params ReadOnlySpan<int> shape) => Place(MemoryMarshal.AsBytes(values), DType.F32, shape, false);
 
@@ -34,7 +37,7 @@ internal sealed class TestDevice(IBackend backend, Random? placement = null) : I
     /// <summary>An operand that the operator may change.</summary>
     public Tensor InOut(ReadOnlySpan<float> values, params ReadOnlySpan<int> shape) => Place(MemoryMarshal.AsBytes(values), DType.F32, shape, true);
 
-    /// <summary>An operand to be written; NaN before.</summary>
+    /// <summary>An operand to be written; NaN before, or as I32 a huge number.</summary>
     public Tensor Out(DType dtype, params ReadOnlySpan<int> shape) => Place([], dtype, shape, true);
 
     /// <summary>A pool whose image is given and of which only the listed byte ranges may be written.</summary>
@@ -56,6 +59,7 @@ internal sealed class TestDevice(IBackend backend, Random? placement = null) : I
     {
         var plan = backend.Plan(op);
         Assert.True(plan.Support != OpSupport.Unsupported, plan.Variant);
+        WorkspaceBytesMax = Math.Max(WorkspaceBytesMax, plan.WorkspaceBytes);
         var workspace = plan.WorkspaceBytes == 0 ? default : Tensor.Create(Own(backend.Allocate(plan.WorkspaceBytes, "workspace")),
             DType.U8, checked((int)plan.WorkspaceBytes));
         backend.Enqueue(op, workspace);
@@ -85,7 +89,7 @@ internal sealed class TestDevice(IBackend backend, Random? placement = null) : I
 
         var stored = shape.Length == 2 ? shape[0] * ((long)left + shape[1] + right) : elements;
         var image = new byte[dtype.ByteLength(before + stored + (placement?.Next(17) ?? 0))];
-        Array.Fill(image, (byte)0xFF);
+        Array.Fill(image, dtype == DType.I32 ? (byte)0x7E : (byte)0xFF); // NaN, or a number that no id, position or page can be
         var buffer = Own(backend.Allocate(image.Length, "test"));
         var offset = dtype.ByteLength(before);
         var view = shape.Length switch
