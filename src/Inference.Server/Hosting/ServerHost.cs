@@ -85,7 +85,7 @@ internal sealed class ServerHost : IAsyncDisposable
     /// <summary>The settings in force, in one line.</summary>
     public void LogSettings(IEnumerable<string> unknownVariables)
     {
-        ServerLog.Resolved(_logger, _options.ToString());
+        ServerLog.Resolved(_logger, _options.Describe());
         foreach (string name in unknownVariables) ServerLog.UnknownVariable(_logger, name);
     }
 
@@ -189,7 +189,7 @@ internal sealed class ServerHost : IAsyncDisposable
     private static void Map(WebApplication app, ServerOptions options)
     {
         app.UseMiddleware<ListenerGate>();
-        app.UseMiddleware<EndlessCalls>();
+        app.UseMiddleware<EndlessCallsMiddleware>();
         app.UseMiddleware<UnreadableMessages>();
         app.UseRouting();
         app.MapGrpcService<CompletionService>();

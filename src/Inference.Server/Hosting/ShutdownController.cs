@@ -20,7 +20,7 @@ internal static class ExitCode
 /// <summary>
 /// The process's way out, in place of the host's own: at the first SIGTERM, SIGINT or SIGQUIT
 ///   1. the server says that it is not ready (health, /readyz) and refuses new requests, while it keeps listening, so that clients hear why;
-///   2. accepted requests run to their end, for at most the drain limit;
+///   2. accepted requests run to their end, and their clients read it, for at most the drain limit;
 ///   3. calls without an end (health watches, reflection) are told to end;
 ///   4. the host stops.
 /// A second signal ends the process at once. A broken engine goes the same way without waiting, with a non-zero exit code.
@@ -29,7 +29,7 @@ internal sealed class ShutdownController(
     EngineHost engine, IHostApplicationLifetime lifetime, ServerOptions options, ISystemdNotifier systemd, ILogger<ShutdownController> logger)
     : IHostLifetime, IDisposable
 {
-    // What is left after the engine is done: the last bytes of its streams, and the calls without an end.
+    // At least this long for the last bytes of streams that the engine has ended, and for calls without an end.
     private static readonly TimeSpan LastBytesLimit = TimeSpan.FromSeconds(5);
 
     // Some senders signal a process and its group: one wish, two signals.
@@ -39,7 +39,6 @@ internal sealed class ShutdownController(
     private readonly Lock _lock = new();
     private long _firstSignal;
     private readonly CancellationTokenSource _endless = new();
-    private readonly OpenCalls _calls = new();
     private int _stopping;
 
     /// <summary>Of the process, once the host has stopped.</summary>
@@ -48,8 +47,11 @@ internal sealed class ShutdownController(
     /// <summary>Cancelled when calls that have no end of their own must end.</summary>
     public CancellationToken EndlessCallsEnd => _endless.Token;
 
-    /// <summary>Counts the calls that the host must not cut.</summary>
-    public OpenCalls Calls => _calls;
+    /// <summary>Calls that come to an end by themselves.</summary>
+    public OpenCalls Calls { get; } = new();
+
+    /// <summary>Calls that last until someone ends them.</summary>
+    public OpenCalls EndlessCalls { get; } = new();
 
     /// <summary>False where another owns the process, as in tests.</summary>
     public bool CatchSignals { get; init; } = true;
@@ -94,7 +96,7 @@ internal sealed class ShutdownController(
         ServerLog.DrainStarted(logger, cause, options.DrainLimit.TotalSeconds);
         systemd.Notify(ServiceState.Stopping);
         await engine.DrainAsync(options.DrainLimit);
-        await EndCallsAsync();
+        await EndCallsAsync(options.DrainLimit - Stopwatch.GetElapsedTime(start));
         ServerLog.Drained(logger, (long)Stopwatch.GetElapsedTime(start).TotalMilliseconds);
         lifetime.StopApplication();
     }
@@ -104,14 +106,15 @@ internal sealed class ShutdownController(
         await engine.WhenFailed;
         ExitCode = Hosting.ExitCode.EngineFailed;
         Volatile.Write(ref _stopping, 1);
-        await EndCallsAsync();
+        await EndCallsAsync(TimeSpan.Zero);
         lifetime.StopApplication();
     }
 
-    private async Task EndCallsAsync()
+    private async Task EndCallsAsync(TimeSpan left)
     {
+        await Calls.WhenNoneAsync(left > LastBytesLimit ? left : LastBytesLimit);
         await _endless.CancelAsync();
-        await _calls.WhenNoneAsync(LastBytesLimit);
+        await EndlessCalls.WhenNoneAsync(LastBytesLimit);
     }
 
     public Task StopAsync(CancellationToken cancellationToken) => Task.CompletedTask;

@@ -45,6 +45,16 @@ internal sealed record ServerOptions
 
     /// <summary>Where OpenTelemetry data goes; null = nowhere. From the standard OTEL_EXPORTER_OTLP_ENDPOINT.</summary>
     public Uri? OtlpEndpoint { get; init; }
+
+    /// <summary>One line for the log. What is automatic and depends on the model is decided later; the engine logs it.</summary>
+    public string Describe() =>
+        $"Settings: model {Model.Folder ?? "built in"}, backend {Model.Backend}, threads {Shown(Model.Threads)}, context {Shown(Model.ContextMax)}, "
+        + $"cache bytes {Shown(Model.KvCacheBytes)}, sequences {Model.SequencesMax}, step tokens {Model.StepTokensMax}, queue {Model.QueueMax}, "
+        + $"max tokens {Shown(Model.DefaultMaxTokens)}, receive {ReceiveBytesMax} bytes, ping {KeepAlivePingDelay.TotalSeconds:0.###}+"
+        + $"{KeepAlivePingTimeout.TotalSeconds:0.###} s, connections {ConnectionsMax} of {StreamsPerConnectionMax} streams, stall "
+        + $"{WriteStallLimit.TotalSeconds:0.###} s, drain {DrainLimit.TotalSeconds:0.###} s, reflection {Reflection}, OTLP {OtlpEndpoint?.ToString() ?? "off"}";
+
+    private static string Shown(long? value) => value is { } v ? v.ToString(System.Globalization.CultureInfo.InvariantCulture) : "auto";
 }
 
 /// <param name="Folder">The model's folder; null = the model that ships with the server.</param>

@@ -73,5 +73,5 @@ internal sealed class CallInterceptor(RpcMetrics metrics, ShutdownController shu
     }
 
     /// <summary>The call has no end of its own, and the server ended it.</summary>
-    private bool ServerEnds(ServerCallContext context) => EndlessCalls.Is(context.Method) && shutdown.EndlessCallsEnd.IsCancellationRequested;
+    private bool ServerEnds(ServerCallContext context) => EndlessCallsMiddleware.Is(context.Method) && shutdown.EndlessCallsEnd.IsCancellationRequested;
 }

@@ -5,8 +5,9 @@ namespace Inference.Server.Hosting;
 /// they would hold it up; so their requests are made to look aborted when <see cref="ShutdownController"/> says so. Runs before the gRPC
 /// library has made its call context, which takes over the token.
 /// </summary>
-internal sealed class EndlessCalls(RequestDelegate next, ShutdownController shutdown)
+internal sealed class EndlessCallsMiddleware(RequestDelegate next, ShutdownController shutdown)
 {
+    /// <summary>Whether calls of this method last until someone ends them.</summary>
     public static bool Is(string method) =>
         method == "/grpc.health.v1.Health/Watch" || method.StartsWith("/grpc.reflection.", StringComparison.Ordinal);
 
@@ -14,27 +15,24 @@ internal sealed class EndlessCalls(RequestDelegate next, ShutdownController shut
     {
         if (!Is(context.Request.Path.Value ?? ""))
         {
-            shutdown.Calls.Enter();
-            try
-            {
-                await next(context);
-            }
-            finally
-            {
-                shutdown.Calls.Leave();
-            }
+            await CountedAsync(shutdown.Calls, context);
             return;
         }
         using var linked = CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted, shutdown.EndlessCallsEnd);
         context.RequestAborted = linked.Token;
-        shutdown.Calls.Enter();
+        await CountedAsync(shutdown.EndlessCalls, context);
+    }
+
+    private async Task CountedAsync(OpenCalls calls, HttpContext context)
+    {
+        calls.Enter();
         try
         {
             await next(context);
         }
         finally
         {
-            shutdown.Calls.Leave();
+            calls.Leave();
         }
     }
 }
