@@ -78,8 +78,7 @@ internal static class ModelHost
             StepTokensMax = Math.Max(options.StepTokensMax, options.SequencesMax),
             QueueMax = options.QueueMax,
         };
-        var engine = new InferenceEngine(
-            model, backend, request => new SequenceText(tokenizer, request), engineOptions, time, loggers.CreateLogger<InferenceEngine>());
+        var engine = new InferenceEngine(model, backend, tokenizer, engineOptions, time, loggers.CreateLogger<InferenceEngine>());
         return new ServedModel
         {
             Name = options.Name ?? Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder))),

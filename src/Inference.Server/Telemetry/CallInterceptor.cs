@@ -67,7 +67,9 @@ internal sealed class CallInterceptor(RpcMetrics metrics, ShutdownController shu
 
     private RpcException Translate(Exception e, ServerCallContext context)
     {
-        if (e is OperationCanceledException && ServerEnds(context)) e = new RequestException(ErrorReason.Draining, "This server is stopping.");
+        if (ServerEnds(context)) e = new RequestException(ErrorReason.Draining, "This server is stopping.");
+        // Writing to a call that has ended fails in several ways; all mean that it has ended.
+        else if (context.CancellationToken.IsCancellationRequested && !StatusMapping.IsExpected(e)) e = new OperationCanceledException(e.Message, e);
         if (!StatusMapping.IsExpected(e)) ServerLog.CallFailed(logger, context.Method, e);
         return StatusMapping.ToRpcException(e, deadlinePassed: context.Deadline <= DateTime.UtcNow);
     }

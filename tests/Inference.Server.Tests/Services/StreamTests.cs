@@ -35,7 +35,8 @@ public sealed class StreamTests(SharedServer shared) : IClassFixture<SharedServe
         Assert.Equal(40, ids.Count);
         Assert.Equal(ids, Expected([5, 6, 7], 40));
         var bytes = deltas.SelectMany(d => d.Bytes).ToArray();
-        Assert.Equal(ids.SelectMany(id => _server.Served.Tokenizer.TokenBytes((int)id).ToArray()), bytes);
+        var shown = ids.Where(id => !_server.Served.Tokenizer.IsSpecial((int)id));
+        Assert.Equal(shown.SelectMany(id => _server.Served.Tokenizer.TokenBytes((int)id).ToArray()), bytes);
 
         var finished = events[^1].Finished;
         Assert.Equal(V1.FinishReason.Length, finished.Reason);
@@ -89,6 +90,20 @@ public sealed class StreamTests(SharedServer shared) : IClassFixture<SharedServe
         Assert.Empty(response.Bytes);
         Assert.Empty(response.Logprobs);
         Assert.NotEmpty(response.Text);
+    }
+
+    [Fact]
+    public async Task Control_tokens_are_shown_when_asked_for()
+    {
+        // Only <｜User｜> can be drawn.
+        var request = Rpc.Ids(2);
+        request.Sampling = new V1.SamplingOptions { Temperature = 0, LogitBias = { [1015] = 100 } };
+        var hidden = await _server.Completions.CompleteAsync(request);
+        request.Output = new V1.OutputOptions { SpecialTokens = true };
+        var shown = await _server.Completions.CompleteAsync(request);
+        Assert.Equal([1015u, 1015u], hidden.TokenIds);
+        Assert.Equal(("", "<｜User｜><｜User｜>"), (hidden.Text, shown.Text));
+        Assert.Equal(("", "<｜User｜><｜User｜>"), (hidden.Bytes.ToStringUtf8(), shown.Bytes.ToStringUtf8()));
     }
 
     [Fact]
