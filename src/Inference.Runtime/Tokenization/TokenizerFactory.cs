@@ -57,7 +57,7 @@ public static class TokenizerFactory
         ArgumentNullException.ThrowIfNull(file);
         ArgumentNullException.ThrowIfNull(pattern);
         ArgumentNullException.ThrowIfNull(specialTokens);
-        var where = new JsonNode(file, "special tokens", default);
+        var where = new JsonPlace(file, "special tokens", default);
         List<AddedToken> tokens = [.. specialTokens.Select(token => TokenizerConfigJson.ControlToken(where, token.Key, token.Value))];
         return TiktokenFile.Read(file, ReadFile(file), pattern, tokens, new TokenNames());
     }

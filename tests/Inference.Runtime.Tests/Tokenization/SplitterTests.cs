@@ -102,8 +102,8 @@ public sealed class SplitterTests
     private static (PieceSplitter Splitter, bool AddsSpace) SplitterOf(string family)
     {
         var file = Path.Combine(TokenizerFixtures.FolderOf(family), "tokenizer.json");
-        using var document = JsonNode.Parse(file, File.ReadAllBytes(file));
-        var steps = TextSteps.Read(new JsonNode(file, "$", document.RootElement));
+        using var document = JsonPlace.Parse(file, File.ReadAllBytes(file));
+        var steps = TextSteps.Read(new JsonPlace(file, "$", document.RootElement));
         return (steps.Splitter!, steps.Preparation is not null);
     }
 

@@ -8,7 +8,7 @@ namespace Inference.Runtime.Tokenization.Loading;
 internal static class AddedTokensJson
 {
     /// <summary>The list of a tokenizer.json: objects with an id.</summary>
-    public static List<AddedToken> ReadList(JsonNode? section)
+    public static List<AddedToken> ReadList(JsonPlace? section)
     {
         var tokens = new List<AddedToken>();
         foreach (var item in section?.Items() ?? [])
@@ -17,13 +17,13 @@ internal static class AddedTokensJson
     }
 
     /// <summary>The object of a tokenizer_config.json: ids as names.</summary>
-    public static List<AddedToken> ReadObject(JsonNode section)
+    public static List<AddedToken> ReadObject(JsonPlace section)
     {
         var tokens = new List<AddedToken>();
         foreach (var (name, item) in section.Members())
         {
             if (!int.TryParse(name, NumberStyles.None, CultureInfo.InvariantCulture, out var id))
-                throw section.Fail($"{JsonNode.Show(name)} is not an id");
+                throw section.Fail($"{JsonPlace.Show(name)} is not an id");
             tokens.Add(Read(item, id));
         }
         return tokens;
@@ -36,13 +36,13 @@ internal static class AddedTokensJson
     /// <param name="isTaken">Whether an entry of the model has this id.</param>
     /// <param name="isText">Whether merging plain text can yield this id.</param>
     public static Dictionary<int, AddedToken> Check(
-        JsonNode where, List<AddedToken> tokens, Func<string, int> idOf, Func<int, bool> isTaken, Func<int, bool> isText)
+        JsonPlace where, List<AddedToken> tokens, Func<string, int> idOf, Func<int, bool> isTaken, Func<int, bool> isText)
     {
         var byId = new Dictionary<int, AddedToken>();
         var contents = new HashSet<string>(StringComparer.Ordinal);
         foreach (var token in tokens)
         {
-            var shown = JsonNode.Show(token.Content);
+            var shown = JsonPlace.Show(token.Content);
             if (!byId.TryAdd(token.Id, token) || !contents.Add(token.Content))
                 throw where.Fail($"the added token {shown} or its id {token.Id} is listed twice");
             var entry = idOf(token.Content);
@@ -54,7 +54,7 @@ internal static class AddedTokensJson
         return byId;
     }
 
-    private static AddedToken Read(JsonNode item, int id)
+    private static AddedToken Read(JsonPlace item, int id)
     {
         var content = item.Text("content");
         var length = Encoding.UTF8.GetByteCount(content);

@@ -15,16 +15,16 @@ namespace Inference.Runtime.Tokenization.Loading;
 internal sealed record BpeModelJson(
     Dictionary<string, int> Ids, MergeTable Merges, HashSet<int> MergeProducts, string? UnknownToken, bool FuseUnknown, bool ByteFallback, bool IgnoreMerges)
 {
-    public static BpeModelJson Read(JsonNode model)
+    public static BpeModelJson Read(JsonPlace model)
     {
         if (model.Optional("type")?.Text() is { } type && type != "BPE")
-            throw model.Fail($"the model type is {JsonNode.Show(type)}", "Only BPE models are supported.");
+            throw model.Fail($"the model type is {JsonPlace.Show(type)}", "Only BPE models are supported.");
         if (model.Optional("dropout") is { } dropout && !IsZero(dropout))
             throw dropout.Fail("merges would be dropped at random", "Set it to null.");
         foreach (var affix in (string[])["continuing_subword_prefix", "end_of_word_suffix"])
         {
             if (model.Optional(affix)?.Text() is { Length: > 0 } text)
-                throw model.Fail($"\"{affix}\" is {JsonNode.Show(text)}", "Models that mark sub-words by an affix are not supported.");
+                throw model.Fail($"\"{affix}\" is {JsonPlace.Show(text)}", "Models that mark sub-words by an affix are not supported.");
         }
         var ids = ReadVocabulary(model.Required("vocab"));
         var (merges, products) = ReadMerges(model.Required("merges"), ids);
@@ -35,10 +35,10 @@ internal sealed record BpeModelJson(
     /// <summary>Ids must lie below this, so that tables by id stay in proportion to the file.</summary>
     public static int IdLimit(int tokens) => (int)Math.Min(int.MaxValue, (tokens * 2L) + 65536);
 
-    private static bool IsZero(JsonNode node) =>
+    private static bool IsZero(JsonPlace node) =>
         node.Element.ValueKind == JsonValueKind.Number && node.Element.TryGetDouble(out var value) && value == 0;
 
-    private static Dictionary<string, int> ReadVocabulary(JsonNode vocab)
+    private static Dictionary<string, int> ReadVocabulary(JsonPlace vocab)
     {
         if (vocab.Element.ValueKind != JsonValueKind.Object)
             throw vocab.Fail("is not an object of tokens and ids");
@@ -52,13 +52,13 @@ internal sealed record BpeModelJson(
             if (token.Length == 0)
                 throw vocab.Fail("a token is the empty string");
             if (!used.Add(id))
-                throw vocab.Fail($"two tokens have the id {id}, one of them {JsonNode.Show(token)}");
+                throw vocab.Fail($"two tokens have the id {id}, one of them {JsonPlace.Show(token)}");
             ids.Add(token, id);
         }
         return ids;
     }
 
-    private static (MergeTable Merges, HashSet<int> Products) ReadMerges(JsonNode node, Dictionary<string, int> ids)
+    private static (MergeTable Merges, HashSet<int> Products) ReadMerges(JsonPlace node, Dictionary<string, int> ids)
     {
         if (node.Element.ValueKind != JsonValueKind.Array)
             throw node.Fail("is not an array");
@@ -70,16 +70,16 @@ internal sealed record BpeModelJson(
         {
             var (left, right) = ReadPair(merge);
             if (!ids.TryGetValue(left, out var leftId) || !ids.TryGetValue(right, out var rightId) || !ids.TryGetValue(left + right, out var id))
-                throw merge.Fail($"{JsonNode.Show(left)} + {JsonNode.Show(right)}: a part or the result is not in the vocabulary");
+                throw merge.Fail($"{JsonPlace.Show(left)} + {JsonPlace.Show(right)}: a part or the result is not in the vocabulary");
             if (!merges.TryAdd(leftId, rightId, rank++, id))
-                throw merge.Fail($"{JsonNode.Show(left)} + {JsonNode.Show(right)} is listed twice");
+                throw merge.Fail($"{JsonPlace.Show(left)} + {JsonPlace.Show(right)} is listed twice");
             products.Add(id);
         }
         return (merges, products);
     }
 
     // "left right", or ["left", "right"].
-    private static (string Left, string Right) ReadPair(JsonNode merge)
+    private static (string Left, string Right) ReadPair(JsonPlace merge)
     {
         if (merge.Element.ValueKind == JsonValueKind.Array)
         {
@@ -91,7 +91,7 @@ internal sealed record BpeModelJson(
         var text = merge.Text();
         var space = text.IndexOf(' ', StringComparison.Ordinal);
         if (space < 0 || text.IndexOf(' ', space + 1) >= 0)
-            throw merge.Fail($"{JsonNode.Show(text)} is not two tokens with one space between");
+            throw merge.Fail($"{JsonPlace.Show(text)} is not two tokens with one space between");
         return (text[..space], text[(space + 1)..]);
     }
 }

@@ -5,12 +5,12 @@ internal static class PostProcessorJson
 {
     private const int TemplateIdsMax = 64;
 
-    public static (PromptTemplate Template, OffsetTrimming Trimming) Read(JsonNode? section, int vocabSize)
+    public static (PromptTemplate Template, OffsetTrimming Trimming) Read(JsonPlace? section, int vocabSize)
     {
         var (template, trimming) = (PromptTemplate.None, default(OffsetTrimming));
         if (section is not { } node)
             return (template, trimming);
-        JsonNode[] steps = node.Text("type") == "Sequence" ? [.. node.Required("processors").Items()] : [node];
+        JsonPlace[] steps = node.Text("type") == "Sequence" ? [.. node.Required("processors").Items()] : [node];
         foreach (var step in steps)
         {
             switch (step.Text("type"))
@@ -23,13 +23,13 @@ internal static class PostProcessorJson
                     template = ReadTemplate(step, vocabSize);
                     break;
                 case var type:
-                    throw step.Fail($"the post-processor {JsonNode.Show(type)} is not supported here", "Supported: ByteLevel, then TemplateProcessing.");
+                    throw step.Fail($"the post-processor {JsonPlace.Show(type)} is not supported here", "Supported: ByteLevel, then TemplateProcessing.");
             }
         }
         return (template, trimming);
     }
 
-    private static PromptTemplate ReadTemplate(JsonNode step, int vocabSize)
+    private static PromptTemplate ReadTemplate(JsonPlace step, int vocabSize)
     {
         List<int> before = [], after = [];
         var seen = false;

@@ -20,10 +20,10 @@ internal sealed record TextSteps(
 
     private const int AffixBytesMax = 64;
 
-    public static TextSteps Read(JsonNode root)
+    public static TextSteps Read(JsonPlace root)
     {
         List<TextTransform> normalizers = [.. Flatten(root.Optional("normalizer"), "normalizers").Select(ReadNormalizer)];
-        List<JsonNode> steps = [.. Flatten(root.Optional("pre_tokenizer"), "pretokenizers")];
+        List<JsonPlace> steps = [.. Flatten(root.Optional("pre_tokenizer"), "pretokenizers")];
         var isByteLevel = steps.Count > 0 && steps[^1].Text("type") == "ByteLevel";
         var dropsFirstSpace = ReadDecoder(root, isByteLevel);
         var (preparation, splitter) = isByteLevel ? ReadByteLevel(steps) : ReadCharacters(steps, root);
@@ -31,7 +31,7 @@ internal sealed record TextSteps(
     }
 
     // A section is null, one step, or a (nested) Sequence of steps.
-    private static IEnumerable<JsonNode> Flatten(JsonNode? section, string listName)
+    private static IEnumerable<JsonPlace> Flatten(JsonPlace? section, string listName)
     {
         if (section is not { } node)
             return [];
@@ -40,7 +40,7 @@ internal sealed record TextSteps(
             : [node];
     }
 
-    private static TextTransform ReadNormalizer(JsonNode step)
+    private static TextTransform ReadNormalizer(JsonPlace step)
     {
         switch (step.Text("type"))
         {
@@ -53,11 +53,11 @@ internal sealed record TextSteps(
                     throw step.Fail("replaces a regular expression", "Only replacing a plain string is supported.");
                 return new ReplaceTransform(Affix(from, mayBeEmpty: false), Affix(step.Required("content"), mayBeEmpty: true));
             case var type:
-                throw step.Fail($"the normaliser {JsonNode.Show(type)} is not supported", "Supported: NFC, Prepend, Replace of a string, and sequences of those.");
+                throw step.Fail($"the normaliser {JsonPlace.Show(type)} is not supported", "Supported: NFC, Prepend, Replace of a string, and sequences of those.");
         }
     }
 
-    private static byte[] Affix(JsonNode node, bool mayBeEmpty)
+    private static byte[] Affix(JsonPlace node, bool mayBeEmpty)
     {
         var bytes = Encoding.UTF8.GetBytes(node.Text());
         if (bytes.Length > AffixBytesMax || (bytes.Length == 0 && !mayBeEmpty))
@@ -65,7 +65,7 @@ internal sealed record TextSteps(
         return bytes;
     }
 
-    private static (TextTransform? Preparation, PieceSplitter Splitter) ReadByteLevel(List<JsonNode> steps)
+    private static (TextTransform? Preparation, PieceSplitter Splitter) ReadByteLevel(List<JsonPlace> steps)
     {
         var byteLevel = steps[^1];
         var addsPrefixSpace = byteLevel.Flag("add_prefix_space");
@@ -77,13 +77,13 @@ internal sealed record TextSteps(
         return (null, FindSplitter(steps[..^1]));
     }
 
-    private static PieceSplitter FindSplitter(List<JsonNode> splits)
+    private static PieceSplitter FindSplitter(List<JsonPlace> splits)
     {
         var patterns = new List<string>();
         foreach (var split in splits)
         {
             if (split.Text("type") is var type && type != "Split")
-                throw split.Fail($"the pre-tokenizer step {JsonNode.Show(type)} is not supported", "Supported before ByteLevel: Split.");
+                throw split.Fail($"the pre-tokenizer step {JsonPlace.Show(type)} is not supported", "Supported before ByteLevel: Split.");
             if (split.Text("behavior") != "Isolated" || split.Flag("invert"))
                 throw split.Fail("does not keep matches as pieces of their own", "Supported: behavior Isolated, invert false.");
             if (split.Required("pattern").Optional("Regex") is not { } pattern)
@@ -91,10 +91,10 @@ internal sealed record TextSteps(
             patterns.Add(pattern.Text());
         }
         return SplitPatterns.Find(patterns) ?? throw splits[0].Fail(
-            $"the split pattern is not known: {JsonNode.Show(string.Join(" | then | ", patterns))}", $"Supported: {SplitPatterns.Supported}.");
+            $"the split pattern is not known: {JsonPlace.Show(string.Join(" | then | ", patterns))}", $"Supported: {SplitPatterns.Supported}.");
     }
 
-    private static (TextTransform? Preparation, PieceSplitter? Splitter) ReadCharacters(List<JsonNode> steps, JsonNode root)
+    private static (TextTransform? Preparation, PieceSplitter? Splitter) ReadCharacters(List<JsonPlace> steps, JsonPlace root)
     {
         if (steps.Count == 0)
             return (null, null);
@@ -105,12 +105,12 @@ internal sealed record TextSteps(
                 "Supported: ByteLevel, with or without Split before it; Metaspace; none.");
         }
         if (step.Text("replacement") != Marker)
-            throw step.Fail($"replaces spaces by {JsonNode.Show(step.Text("replacement"))}", "Supported: U+2581.");
+            throw step.Fail($"replaces spaces by {JsonPlace.Show(step.Text("replacement"))}", "Supported: U+2581.");
         return (new MetaspaceTransform(ReadScheme(step)), step.Flag("split", true) ? new MarkerSplitter(everyMarker: true) : null);
     }
 
     // Older files have add_prefix_space instead of the scheme.
-    private static PrependScheme ReadScheme(JsonNode step)
+    private static PrependScheme ReadScheme(JsonPlace step)
     {
         var never = step.Optional("add_prefix_space") is { } adds && !adds.Flag();
         var scheme = step.Optional("prepend_scheme")?.Text() ?? (never ? "never" : "always");
@@ -120,14 +120,14 @@ internal sealed record TextSteps(
             "never" => PrependScheme.Never,
             "first" => PrependScheme.First,
             "always" => PrependScheme.Always,
-            _ => throw step.Fail($"the prepend_scheme {JsonNode.Show(scheme)} is not supported", "Supported: never, first, always."),
+            _ => throw step.Fail($"the prepend_scheme {JsonPlace.Show(scheme)} is not supported", "Supported: never, first, always."),
         };
     }
 
     // True when decoding drops one space at the start.
-    private static bool ReadDecoder(JsonNode root, bool isByteLevel)
+    private static bool ReadDecoder(JsonPlace root, bool isByteLevel)
     {
-        List<JsonNode> steps = [.. Flatten(root.Optional("decoder"), "decoders")];
+        List<JsonPlace> steps = [.. Flatten(root.Optional("decoder"), "decoders")];
         var names = string.Join(", ", steps.Select(step => step.Text("type")));
         if (isByteLevel)
             return names == "ByteLevel" ? false : throw root.Fail($"the decoder ({names}) does not fit the ByteLevel pre-tokenizer", "Supported: ByteLevel.");

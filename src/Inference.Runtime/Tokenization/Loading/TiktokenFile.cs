@@ -18,7 +18,7 @@ internal static class TiktokenFile
     public static ModelTokenizer Read(string file, ReadOnlySpan<byte> content, string pattern, List<AddedToken> special, TokenNames names)
     {
         var splitter = SplitPatterns.Find([pattern]) ?? throw new TokenizerException(file,
-            $"the split pattern is not known: {JsonNode.Show(pattern)}.", $"Supported: {SplitPatterns.Supported}.");
+            $"the split pattern is not known: {JsonPlace.Show(pattern)}.", $"Supported: {SplitPatterns.Supported}.");
         var entries = ReadEntries(file, content);
         var limit = BpeModelJson.IdLimit(entries.Count + special.Count);
         var largest = entries.Select(entry => entry.Rank).Concat(special.Select(token => token.Id)).DefaultIfEmpty(-1).Max();
@@ -35,7 +35,7 @@ internal static class TiktokenFile
         var pieces = ByteStore.From(bytes);
         var table = new PieceTable(pieces);
         var alphabet = ReadBytes(file, table);
-        var where = new JsonNode(file, "special tokens", default);
+        var where = new JsonPlace(file, "special tokens", default);
         var added = AddedTokensJson.Check(where, special, _ => -1, id => bytes[id] is not null, _ => false);
         var encoder = new BytePairEncoder(table, FindMerges(file, pieces, table), alphabet, wholeBeforeMerges: true, added.Keys.ToHashSet(), pieces);
         var pipeline = new EncodingPipeline(AddedTokenSet.Create(added.Values), [], null, null, splitter, encoder);

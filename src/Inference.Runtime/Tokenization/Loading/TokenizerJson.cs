@@ -16,8 +16,8 @@ internal static class TokenizerJson
 {
     public static ModelTokenizer Read(string file, ReadOnlyMemory<byte> json, TokenNames names)
     {
-        using var document = JsonNode.Parse(file, json);
-        var root = new JsonNode(file, "$", document.RootElement);
+        using var document = JsonPlace.Parse(file, json);
+        var root = new JsonPlace(file, "$", document.RootElement);
         var modelNode = root.Required("model");
         var model = BpeModelJson.Read(modelNode);
         var steps = TextSteps.Read(root);
@@ -47,7 +47,7 @@ internal static class TokenizerJson
         return new ModelTokenizer(pipeline, new Vocabulary(table, model.Ids, added, decoding), template, trimming, names);
     }
 
-    private static int SizeOf(JsonNode root, BpeModelJson model, List<AddedToken> added)
+    private static int SizeOf(JsonPlace root, BpeModelJson model, List<AddedToken> added)
     {
         var largest = added.Select(token => token.Id).Concat(model.Ids.Values).DefaultIfEmpty(-1).Max();
         var limit = BpeModelJson.IdLimit(model.Ids.Count + added.Count);
@@ -62,7 +62,7 @@ internal static class TokenizerJson
         return ByteLevelAlphabet.TryDecode(spelling, out var bytes) ? bytes : null;
     }
 
-    private static (SymbolAlphabet Alphabet, IReadOnlySet<int> Ids) ReadBytes(JsonNode model, PieceTable table)
+    private static (SymbolAlphabet Alphabet, IReadOnlySet<int> Ids) ReadBytes(JsonPlace model, PieceTable table)
     {
         var ids = new int[256];
         for (var value = 0; value < 256; value++)
@@ -75,7 +75,7 @@ internal static class TokenizerJson
         return (new ByteAlphabet(ids), ids.Where(id => id >= 0).ToHashSet());
     }
 
-    private static (SymbolAlphabet Alphabet, IReadOnlySet<int> Ids) ReadCharacters(JsonNode modelNode, BpeModelJson model)
+    private static (SymbolAlphabet Alphabet, IReadOnlySet<int> Ids) ReadCharacters(JsonPlace modelNode, BpeModelJson model)
     {
         var characters = new Dictionary<int, int>();
         foreach (var (text, id) in model.Ids)
@@ -93,7 +93,7 @@ internal static class TokenizerJson
         return (new CharacterAlphabet(characters, null, unknownId, model.FuseUnknown), characters.Values.ToHashSet());
     }
 
-    private static int[] ReadByteTokens(JsonNode modelNode, BpeModelJson model)
+    private static int[] ReadByteTokens(JsonPlace modelNode, BpeModelJson model)
     {
         var ids = new int[256];
         for (var value = 0; value < 256; value++)
@@ -105,7 +105,7 @@ internal static class TokenizerJson
     }
 
     // Added tokens that are matched normalised are matched by what the normaliser makes of them.
-    private static byte[] NormalizedContent(JsonNode root, AddedToken token, TextSteps steps)
+    private static byte[] NormalizedContent(JsonPlace root, AddedToken token, TextSteps steps)
     {
         var bytes = Encoding.UTF8.GetBytes(token.Content);
         foreach (var normalizer in steps.Normalizers)
@@ -114,7 +114,7 @@ internal static class TokenizerJson
             if (bytes.Length > 0 && normalizer.TryApply(new TracedText(bytes, default), true, target))
                 bytes = target.Written.Text.ToArray();
             if (bytes.Length is 0 or > AddedToken.ContentBytesMax)
-                throw root.Fail($"the added token {JsonNode.Show(token.Content)} has {bytes.Length} bytes when normalised, expected 1 to {AddedToken.ContentBytesMax}");
+                throw root.Fail($"the added token {JsonPlace.Show(token.Content)} has {bytes.Length} bytes when normalised, expected 1 to {AddedToken.ContentBytesMax}");
         }
         return bytes;
     }
@@ -128,7 +128,7 @@ internal static class TokenizerJson
     }
 
     private static DecodingTable BuildDecoding(
-        JsonNode root, string?[] spelling, Dictionary<int, AddedToken> added, TextSteps steps, bool byteFallback)
+        JsonPlace root, string?[] spelling, Dictionary<int, AddedToken> added, TextSteps steps, bool byteFallback)
     {
         var size = spelling.Length;
         var (bytes, exists, special) = (new byte[]?[size], new bool[size], new bool[size]);

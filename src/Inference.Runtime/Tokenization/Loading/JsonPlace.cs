@@ -5,7 +5,7 @@ using System.Text.Json;
 namespace Inference.Runtime.Tokenization.Loading;
 
 /// <summary>A value of a JSON file with its place in it.</summary>
-internal readonly struct JsonNode(string file, string path, JsonElement element, int index = -1)
+internal readonly struct JsonPlace(string file, string path, JsonElement element, int index = -1)
 {
     private const int ShownCharacters = 60;
     private const string AskForOriginal = "Use the file as the model's authors published it.";
@@ -40,16 +40,16 @@ internal readonly struct JsonNode(string file, string path, JsonElement element,
         text.Length <= ShownCharacters ? $"\"{text}\"" : $"\"{text[..ShownCharacters]}...\" ({text.Length} characters)";
 
     /// <summary>A member, or null when it is missing or null.</summary>
-    public JsonNode? Optional(string name)
+    public JsonPlace? Optional(string name)
     {
         if (Element.ValueKind != JsonValueKind.Object)
             throw Fail($"is {Kind}, expected an object");
         return Element.TryGetProperty(name, out var member) && member.ValueKind != JsonValueKind.Null
-            ? new JsonNode(File, $"{Path}.{name}", member)
+            ? new JsonPlace(File, $"{Path}.{name}", member)
             : null;
     }
 
-    public JsonNode Required(string name) => Optional(name) ?? throw Fail($"has no \"{name}\"");
+    public JsonPlace Required(string name) => Optional(name) ?? throw Fail($"has no \"{name}\"");
 
     public string Text()
     {
@@ -86,24 +86,24 @@ internal readonly struct JsonNode(string file, string path, JsonElement element,
         return value;
     }
 
-    public IEnumerable<JsonNode> Items()
+    public IEnumerable<JsonPlace> Items()
     {
         if (Element.ValueKind != JsonValueKind.Array)
             throw Fail($"is {Kind}, expected an array");
         var path = Path;
         var next = 0;
         foreach (var item in Element.EnumerateArray())
-            yield return new JsonNode(File, path, item, next++);
+            yield return new JsonPlace(File, path, item, next++);
     }
 
-    public IEnumerable<(string Name, JsonNode Value)> Members()
+    public IEnumerable<(string Name, JsonPlace Value)> Members()
     {
         if (Element.ValueKind != JsonValueKind.Object)
             throw Fail($"is {Kind}, expected an object");
         foreach (var member in Element.EnumerateObject())
         {
             var name = NameOf(member);
-            yield return (name, new JsonNode(File, Path, member.Value));
+            yield return (name, new JsonPlace(File, Path, member.Value));
         }
     }
 
