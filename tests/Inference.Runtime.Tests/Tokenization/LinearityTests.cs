@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using System.Text;
 using Inference.Runtime.Tokenization;
 using Xunit;
@@ -6,10 +5,11 @@ using Xunit;
 namespace Inference.Runtime.Tests.Tokenization;
 
 /// <summary>Encoding costs time in proportion to the text, whatever the text.</summary>
-public sealed partial class LinearityTests
+public sealed class LinearityTests
 {
     private const int Large = 1 << 20; // bytes
     private const int Growth = 16;
+    private const int Runs = 2;
 
     // 16 times the text may take 16 times the time, and n log n and colder caches some more; n * n would take 256 times.
     private const double MostGrowth = Growth * 5;
@@ -36,9 +36,8 @@ public sealed partial class LinearityTests
     {
         var tokenizer = TokenizerFixtures.Load(family);
         Seconds(tokenizer, Text(kind, Large / Growth / 8));
-        // Best of several: only the machine can make a run slower, nothing makes it faster.
-        var small = Enumerable.Range(0, 3).Min(_ => Seconds(tokenizer, Text(kind, Large / Growth)));
-        var large = Enumerable.Range(0, 2).Min(_ => Seconds(tokenizer, Text(kind, Large)));
+        var small = Seconds(tokenizer, Text(kind, Large / Growth));
+        var large = Seconds(tokenizer, Text(kind, Large));
         AssertGrowth(small, large);
         Assert.True(large < MostSecondsPerMegabyte, $"a megabyte took {large:F4} s");
     }
@@ -48,49 +47,22 @@ public sealed partial class LinearityTests
     {
         var tokenizer = TokenizerFixtures.Load("gpt2"); // has added tokens that are matched normalised, so trust is followed
         Seconds(1000);
-        var small = Enumerable.Range(0, 3).Min(_ => Seconds(2_000));
-        var large = Enumerable.Range(0, 2).Min(_ => Seconds(2_000 * Growth));
+        var small = Seconds(2_000);
+        var large = Seconds(2_000 * Growth);
         AssertGrowth(small, large);
 
         double Seconds(int count)
         {
             var segments = Enumerable.Range(0, count).Select(i => (i & 1) == 0 ? TextSegment.Trusted("<|a|> a <nörm> b") : TextSegment.Untrusted("e\u0301 <nörm>")).ToArray();
-            var ids = new List<int>();
-            var start = ThreadSeconds();
-            tokenizer.Encode(segments, ids);
-            return ThreadSeconds() - start;
+            return ThreadClock.MeasureBest(Runs, () => tokenizer.Encode(segments, new List<int>()));
         }
     }
 
-    private static double Seconds(ModelTokenizer tokenizer, string text)
-    {
-        var ids = new List<int>();
-        var start = ThreadSeconds();
-        tokenizer.Encode(text, AddedTokenPolicy.All, ids);
-        return ThreadSeconds() - start;
-    }
+    private static double Seconds(ModelTokenizer tokenizer, string text) =>
+        ThreadClock.MeasureBest(Runs, () => tokenizer.Encode(text, AddedTokenPolicy.All));
 
     private static void AssertGrowth(double small, double large) => Assert.True(
         large < Math.Max(small, LeastSeconds) * MostGrowth, $"{Growth} times the text took {large:F4} s instead of {small:F4} s");
-
-    // Time of this thread on a processor, so that other tests and a busy machine do not count.
-    private static double ThreadSeconds()
-    {
-        if (!OperatingSystem.IsLinux())
-            return System.Diagnostics.Stopwatch.GetTimestamp() / (double)System.Diagnostics.Stopwatch.Frequency;
-        const int threadCpuTime = 3;
-        Assert.Equal(0, ClockGetTime(threadCpuTime, out var time));
-        return time.Seconds + (time.Nanoseconds * 1e-9);
-    }
-
-    [LibraryImport("libc", EntryPoint = "clock_gettime")]
-    private static partial int ClockGetTime(int clock, out TimeSpec time);
-
-    private struct TimeSpec
-    {
-        public long Seconds;
-        public long Nanoseconds;
-    }
 
     private static string Text(string kind, int bytes)
     {

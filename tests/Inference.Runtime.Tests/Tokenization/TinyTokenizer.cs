@@ -8,7 +8,16 @@ namespace Inference.Runtime.Tests.Tokenization;
 internal static class TinyTokenizer
 {
     /// <summary>A byte-level file: 256 bytes, a few merges, one special and one plain added token, the Llama-3 pattern.</summary>
-    public static JsonObject ByteLevel()
+    public static JsonObject ByteLevel() => JsonNode.Parse(ByteLevelText)!.AsObject();
+
+    /// <summary>A byte-fallback file in the form of SentencePiece models.</summary>
+    public static JsonObject ByteFallback() => JsonNode.Parse(ByteFallbackText)!.AsObject();
+
+    private static readonly string ByteLevelText = BuildByteLevel().ToJsonString();
+
+    private static readonly string ByteFallbackText = BuildByteFallback().ToJsonString();
+
+    private static JsonObject BuildByteLevel()
     {
         var vocabulary = new JsonObject();
         for (var value = 0; value < 256; value++)
@@ -51,8 +60,7 @@ internal static class TinyTokenizer
         };
     }
 
-    /// <summary>A byte-fallback file in the form of SentencePiece models.</summary>
-    public static JsonObject ByteFallback()
+    private static JsonObject BuildByteFallback()
     {
         var vocabulary = new JsonObject { ["<unk>"] = 0, ["<s>"] = 1 };
         for (var value = 0; value < 256; value++)
