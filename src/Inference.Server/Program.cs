@@ -9,9 +9,9 @@ using Inference.Server.Options;
 var parsed = Verbs.Root().Parse(args.Length == 0 ? ["--help"] : args, new ParserConfiguration { ResponseFileTokenReplacer = null });
 if (parsed.Action is ParseErrorAction) return Verb.ReportParseErrors(parsed);
 
-// serve handles signals itself: its requests are to end first.
+// serve and chat handle signals themselves: requests are to end first, Ctrl-C is to stop an answer.
 var configuration = new InvocationConfiguration { EnableDefaultExceptionHandler = false };
-if (parsed.CommandResult.Command.Name == ServeCommand.Name) configuration.ProcessTerminationTimeout = null;
+if (parsed.CommandResult.Command.Name is ServeCommand.Name or ChatCommand.Name) configuration.ProcessTerminationTimeout = null;
 try
 {
     return await parsed.InvokeAsync(configuration);

@@ -13,14 +13,22 @@ internal sealed class InputException(string message, Exception? inner = null) : 
 /// <summary>An exception as its user reads it: lines without a stack trace, and the exit code.</summary>
 internal sealed record Fault(int ExitCode, IReadOnlyList<string> Lines)
 {
+    private static readonly (string Property, Setting Setting)[] EngineSettings =
+    [
+        (nameof(EngineOptions.KvCapacityBytes), Settings.KvCacheBytes), (nameof(EngineOptions.ContextMax), Settings.ContextMax),
+        (nameof(EngineOptions.SequencesMax), Settings.SequencesMax), (nameof(EngineOptions.StepTokensMax), Settings.StepTokensMax),
+        (nameof(EngineOptions.QueueMax), Settings.QueueMax),
+    ];
+
     public static Fault Of(Exception e, CancellationToken interrupted) => e switch
     {
         OperationCanceledException when interrupted.IsCancellationRequested => new(Verb.Interrupted, []),
         OptionsException options => new(Verb.BadInput, options.Errors),
         // Everything about a model folder, and what the verbs check themselves. GenerationDefaults reports a damaged file this way.
-        InputException or ModelLoadException or TokenizerException or ChatEncodingException or EngineOptionsException or InvalidDataException => Input(e.Message),
+        InputException or ModelLoadException or TokenizerException or ChatEncodingException or InvalidDataException => Input(e.Message),
+        EngineOptionsException engine => Input(Named(engine)),
         RequestRejectedException { Reason: RejectionReason.InvalidRequest } rejected => Input(Named(rejected)),
-        RequestRejectedException => Work(e.Message),
+        RequestRejectedException or AnswerException => Work(e.Message),
         BackendException { Kind: BackendErrorKind.Capacity } => Work(e.Message, "Give a smaller context or less text, or free memory."),
         BackendException { Kind: BackendErrorKind.Device } => Work(e.Message, "The device cannot be trusted any more; run it again, or with --backend cpu."),
         BackendException => Work(e.Message),
@@ -28,6 +36,14 @@ internal sealed record Fault(int ExitCode, IReadOnlyList<string> Lines)
         IOException or UnauthorizedAccessException => Work(e.Message),
         _ => Work($"Unexpected: {e.GetType().Name}: {e.Message}", "This is a defect of the program; please report it with the command line."),
     };
+
+    // The engine names its own properties: KvCapacityBytes is --kv-cache-bytes here.
+    private static string Named(EngineOptionsException e)
+    {
+        string message = e.Message;
+        foreach (var (property, setting) in EngineSettings) message = message.Replace(property, setting.CommandLine, StringComparison.Ordinal);
+        return message;
+    }
 
     // The engine names fields as the protocol does: sampling.top_p is --top-p here.
     private static string Named(RequestRejectedException e)

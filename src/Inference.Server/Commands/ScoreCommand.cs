@@ -32,10 +32,7 @@ internal static class ScoreCommand
         {
             Description = "How many of the most likely next tokens to list, or all.", HelpName = "n|all", DefaultValueFactory = _ => $"{TopDefault}",
         };
-        var chunk = new Option<int>("--chunk")
-        {
-            Description = "Tokens processed at a time. Changes speed and memory, never a number.", HelpName = "n", DefaultValueFactory = _ => ChunkDefault,
-        };
+        var chunk = Numbers.Whole("--chunk", $"Tokens processed at a time; changes speed and memory, never a number. Default: {ChunkDefault}.", 1, 1 << 20);
         var draft = new Option<bool>("--draft") { Description = "Also list what the draft block predicts for the token after the next." };
         var json = new Option<bool>("--json") { Description = "One JSON object per position instead of a table." };
         var command = new Command("score", "Print the log-probability of each token of a text and the most likely next tokens.")
@@ -49,7 +46,7 @@ internal static class ScoreCommand
             "inference score --model my-checkpoint --token-ids @ids.txt --top all --draft --json");
         command.Runs((parsed, cancel) => Task.FromResult(Run(
             settings.Reader(parsed).ReadModel(), parsed.GetValue(ids), parsed.GetValue(text), parsed.GetValue(json),
-            new ScoreOptions { TopCount = Top(parsed.GetValue(top)!), ChunkTokens = parsed.GetValue(chunk), Draft = parsed.GetValue(draft) }, cancel)));
+            new ScoreOptions { TopCount = Top(parsed.GetValue(top)!), ChunkTokens = parsed.GetValue(chunk) ?? ChunkDefault, Draft = parsed.GetValue(draft) }, cancel)));
         return command;
     }
 

@@ -11,6 +11,9 @@ internal static class Verbs
     public static RootCommand Root() => new RootCommand("Serves open mixture-of-experts language models over gRPC.")
     {
         ServeCommand.Create(),
+        RunCommand.Create(),
+        ChatCommand.Create(),
+        BenchCommand.Create(),
         ScoreCommand.Create(),
         RenderCommand.Create(),
         ParseCommand.Create(),

@@ -45,7 +45,7 @@ internal static class ModelHost
             var model = LoadFamily(folder, checkpoint, backend);
             try
             {
-                var chat = new DeepSeekV4ChatEncoding(EncodingRelease.Ga);
+                var chat = ChatEncodings.For(DeepSeekV4Config.Read(ModelFolder.Open(folder)));
                 return Serve(options, folder, defaults, tokenizer, chat, backend, model, weightBytes, loggers, time);
             }
             catch

@@ -37,6 +37,9 @@ internal static class Settings
     public static readonly IReadOnlyList<Setting> OfModel =
         [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, QueueMax, DefaultMaxTokens, DefaultThinking];
 
+    /// <summary>What a verb takes that loads a model for one user.</summary>
+    public static readonly IReadOnlyList<Setting> OfLocalModel = [Model, Backend, Threads, ContextMax, KvCacheBytes];
+
     public static readonly Setting Listen =
         new("listen", "127.0.0.1:50051", "gRPC without TLS: address:port, several separated by commas; none to switch it off.");
     public static readonly Setting TlsListen = new("tls-listen", "none", "gRPC with TLS: address:port, several separated by commas.");

@@ -1,0 +1,77 @@
+using System.CommandLine;
+using System.Text;
+using Inference.Runtime.Chat;
+using Inference.Runtime.Engine;
+using Inference.Runtime.Tokenization;
+using Inference.Server.Options;
+
+namespace Inference.Server.Commands;
+
+/// <summary>
+/// <c>inference run</c>: one answer, streamed. Standard output carries the answer and nothing else, so that it can be piped; outside of a
+/// terminal reasoning goes to standard error.
+/// </summary>
+internal static class RunCommand
+{
+    public static Command Create()
+    {
+        var prompt = new Argument<string>("prompt") { Description = "What to say to the model; - reads it from standard input." };
+        var raw = new Option<bool>("--raw") { Description = "Take the prompt as it is, without the chat format: the model goes on with the text." };
+        var thinking = new Option<bool>("--thinking") { Description = "Let the model reason first." };
+        var system = new Option<string?>("--system") { Description = "System text.", HelpName = "text" };
+        var tools = new Option<string?>("--tools") { Description = "JSON file with the tools that the model may call.", HelpName = "file" };
+        var stats = new Option<bool>("--stats") { Description = "Print tokens, time to the first token and speed to standard error." };
+        var command = new Command("run", "Answer one prompt.") { prompt, raw, thinking, system, tools, stats };
+        var generation = new GenerationArguments(command);
+        var settings = new SettingOptions(command, Settings.OfLocalModel);
+        command.HasExamples(
+            "inference run 'What are you?'",
+            "inference run --thinking --stats 'Add 57 and 25.'",
+            "inference run --raw --max-tokens 40 --temperature 0.8 --seed 7 'Once there was'",
+            "cat report.txt | inference run --system 'Answer in one sentence.' -");
+        command.Runs(async (parsed, cancel) =>
+        {
+            bool isRaw = parsed.GetValue(raw);
+            if (isRaw && (parsed.GetValue(thinking) || parsed.GetValue(system) is not null || parsed.GetValue(tools) is not null))
+                throw new InputException("--raw takes the prompt as it is; --thinking, --system and --tools belong to the chat format.");
+            string text = parsed.GetValue(prompt)! is "-" ? InputFile.Text("-", "prompt") : parsed.GetValue(prompt)!;
+            if (text.Length == 0) throw new InputException("The prompt is empty; give some text.");
+            var definitions = ToolsFile.Read(parsed.GetValue(tools));
+            await using var model = await LocalModel.StartAsync(ForPrompt(settings.Reader(parsed).ReadModel(), text), cancel);
+            using var output = new StreamWriter(Console.OpenStandardOutput(), new UTF8Encoding(false), 4096);
+            var view = new AnswerView(output, Console.Error, styled: !Console.IsOutputRedirected);
+            var (finished, seed) = isRaw
+                ? await ContinueAsync(model, text, generation.Read(parsed), view, cancel)
+                : await AnswerAsync(
+                    new ChatSession(model, generation.Read(parsed), definitions) { System = parsed.GetValue(system), Thinking = parsed.GetValue(thinking) },
+                    text, view, cancel);
+            if (parsed.GetValue(stats)) Console.Error.WriteLine($"{AnswerStats.Line(finished)}; seed {seed}");
+            return finished.Reason == FinishReason.Cancelled ? Verb.Interrupted : Verb.Done;
+        });
+        return command;
+    }
+
+    // The engine's first step is as large as any it may make, and the user waits for it: no larger than the prompt can need, which has no more
+    // tokens than bytes.
+    private static ModelOptions ForPrompt(ModelOptions options, string prompt) =>
+        options with { StepTokensMax = Math.Min(options.StepTokensMax, Encoding.UTF8.GetByteCount(prompt)) };
+
+    private static async Task<(GenerationFinished, ulong)> AnswerAsync(ChatSession session, string text, AnswerView view, CancellationToken cancel)
+    {
+        var answer = await session.AskAsync(text, view, cancel);
+        return (answer.Finished, answer.Seed);
+    }
+
+    private static async Task<(GenerationFinished, ulong)> ContinueAsync(
+        LocalModel model, string text, GenerationChoices choices, AnswerView view, CancellationToken cancel)
+    {
+        var request = choices.Request(model.Served, model.Served.Encode(text, AddedTokenPolicy.All));
+        var finished = await model.GenerateAsync(request, piece =>
+        {
+            view.Show(new CompletionEvent(CompletionEventKind.ContentDelta, piece));
+            view.Flush();
+        }, cancel);
+        view.End();
+        return (finished, request.Sampling.Seed);
+    }
+}
