@@ -100,9 +100,9 @@ public sealed class TextCommandTests
     public void A_text_is_scored_as_it_is_tokenized()
     {
         const string text = "<｜User｜>What";
-        var lines = Cli.RunWithInput(text, "score", "--text", "-", "--json", "--backend", "reference").JsonLines;
+        var lines = Cli.RunWithInput(text, "score", "--text", "-", "--json").JsonLines;
         Assert.Equal([1015, 378], lines.Select(l => l.GetProperty("token_id").GetInt32()));
-        Assert.Contains("'What'", Cli.RunWithInput(text, "score", "--text", "-", "--backend", "reference").Succeeds().Out, StringComparison.Ordinal);
+        Assert.Contains("'What'", Cli.RunWithInput(text, "score", "--text", "-").Succeeds().Out, StringComparison.Ordinal);
     }
 
     [Fact]
