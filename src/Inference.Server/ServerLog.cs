@@ -19,14 +19,20 @@ internal static partial class ServerLog
     [LoggerMessage(4, LogLevel.Warning, "{Endpoint} has no TLS and can be reached from other machines, as configured.")]
     public static partial void RemotePlaintext(ILogger logger, string endpoint);
 
-    [LoggerMessage(5, LogLevel.Information, "Loading the model {Name} from {Folder}.")]
-    public static partial void Loading(ILogger logger, string name, string folder);
+    [LoggerMessage(5, LogLevel.Information, "Loading the model in {Folder}.")]
+    public static partial void Loading(ILogger logger, string folder);
 
     [LoggerMessage(6, LogLevel.Information, "The model {Name} is ready after {Milliseconds} ms.")]
     public static partial void Ready(ILogger logger, string name, long milliseconds);
 
-    [LoggerMessage(7, LogLevel.Critical, "The model could not be loaded.")]
+    [LoggerMessage(7, LogLevel.Critical, "The model could not be loaded, by a fault of the program.")]
     public static partial void LoadFailed(ILogger logger, Exception exception);
+
+    [LoggerMessage(18, LogLevel.Critical, "The model could not be loaded: {Reason}")]
+    public static partial void LoadRefused(ILogger logger, string reason);
+
+    [LoggerMessage(19, LogLevel.Information, "Loaded {BytesDone} of {BytesTotal} bytes.")]
+    public static partial void LoadProgress(ILogger logger, long bytesDone, long bytesTotal);
 
     [LoggerMessage(8, LogLevel.Information, "State: {State}")]
     public static partial void State(ILogger logger, ServingState state);

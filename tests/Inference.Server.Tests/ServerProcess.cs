@@ -31,8 +31,13 @@ internal sealed class ServerProcess : IAsyncDisposable
         }
     }
 
+    /// <param name="arguments">Win over the free ports on loopback that are the default here.</param>
     public static ServerProcess Start(params string[] arguments) => new(ChildProcess.Start(
-        "dotnet", [Path.Combine(AppContext.BaseDirectory, "inference.dll"), "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", .. arguments]));
+        "dotnet", [Path.Combine(AppContext.BaseDirectory, "inference.dll"), "serve", .. arguments], environment: new Dictionary<string, string>
+        {
+            ["INFERENCE_LISTEN"] = "127.0.0.1:0",
+            ["INFERENCE_HTTP_LISTEN"] = "127.0.0.1:0",
+        }));
 
     /// <summary>Starts it and waits until it takes requests.</summary>
     public static async Task<ServerProcess> StartServingAsync(params string[] arguments)

@@ -39,14 +39,15 @@ internal sealed class TestServer : IAsyncDisposable
     /// <param name="settings">As on the command line.</param>
     /// <param name="beforeLoad">Runs before the model is made; may wait.</param>
     /// <param name="configure">Changes the server's parts.</param>
+    /// <param name="environment">The variables it sees.</param>
     /// <param name="waitUntilServing">False: return as soon as the server listens.</param>
     public static async Task<TestServer> StartAsync(
         IReadOnlyDictionary<string, string>? settings = null, HashModel? model = null, Func<Task>? beforeLoad = null, bool waitUntilServing = true,
-        Action<IServiceCollection>? configure = null)
+        Action<IServiceCollection>? configure = null, IReadOnlyDictionary<string, string>? environment = null)
     {
         var values = new Dictionary<string, string> { ["listen"] = "127.0.0.1:0", ["http-listen"] = "127.0.0.1:0", ["model-name"] = "hash", ["log-level"] = "debug" };
         foreach (var (name, value) in settings ?? new Dictionary<string, string>()) values[name] = value;
-        var options = new OptionsReader(values, new Dictionary<string, string>(), null).ReadServer();
+        var options = new OptionsReader(values, environment ?? new Dictionary<string, string>(), null).ReadServer();
         model ??= new HashModel(vocab: 1024, contextMax: 4096, pageRows: 32);
         var log = new LogCollector();
         var host = ServerHost.Build(options, LoadAsync, catchSignals: false, services =>

@@ -1,6 +1,10 @@
 using System.Diagnostics;
+using Inference.Backends;
 using Inference.Runtime.Engine;
+using Inference.Runtime.Tokenization;
+using Inference.Runtime.Weights;
 using Inference.Server.Errors;
+using Inference.Server.Options;
 
 namespace Inference.Server.Hosting;
 
@@ -79,10 +83,16 @@ internal sealed class EngineHost : IAsyncDisposable
         }
         catch (Exception e)
         {
-            ServerLog.LoadFailed(_logger, e);
+            if (IsOperatorsFault(e)) ServerLog.LoadRefused(_logger, e.Message);
+            else ServerLog.LoadFailed(_logger, e);
             Fail(e);
         }
     }
+
+    /// <summary>Faults whose message says all that an operator needs.</summary>
+    private static bool IsOperatorsFault(Exception e) =>
+        e is ModelLoadException or TokenizerException or EngineOptionsException or OptionsException or InvalidDataException
+        or BackendException { Kind: BackendErrorKind.Capacity };
 
     private void OnEngineState(EngineState state)
     {

@@ -25,14 +25,20 @@ internal static class ModelHost
     /// <summary>The model that ships with the server.</summary>
     public static string EmbeddedFolder => Path.Combine(AppContext.BaseDirectory, "models", "pebble");
 
-    /// <summary>What <c>EngineHost</c> calls in the background.</summary>
-    public static Func<ILoggerFactory, CancellationToken, Task<ServedModel>> Loader(ModelOptions options) =>
-        (loggers, _) => Task.FromResult(Load(options, loggers, TimeProvider.System));
+    /// <summary>What <c>EngineHost</c> calls in the background; logs how far it is, and stops when told to.</summary>
+    public static Func<ILoggerFactory, CancellationToken, Task<ServedModel>> Loader(ModelOptions options) => (loggers, cancel) =>
+    {
+        var logger = loggers.CreateLogger<EngineHost>();
+        ServerLog.Loading(logger, options.Folder ?? EmbeddedFolder);
+        return Task.FromResult(Load(options, loggers, TimeProvider.System, new LoadProgressLog(logger, cancel)));
+    };
 
     /// <summary>Loads everything; the engine is made but not started.</summary>
+    /// <param name="progress">Told after each tensor, on the loading thread; may throw to stop.</param>
     /// <exception cref="ModelLoadException">The folder or its weights cannot be used.</exception>
     /// <exception cref="EngineOptionsException">An option does not fit this model.</exception>
-    public static ServedModel Load(ModelOptions options, ILoggerFactory loggers, TimeProvider time)
+    public static ServedModel Load(
+        ModelOptions options, ILoggerFactory loggers, TimeProvider time, IProgress<LoadProgress>? progress = null)
     {
         string folder = options.Folder ?? EmbeddedFolder;
         var defaults = GenerationDefaults.Read(folder);
@@ -42,7 +48,7 @@ internal static class ModelHost
         {
             var checkpoint = Checkpoint.Open(folder);
             long weightBytes = checkpoint.ByteLength;
-            var model = LoadFamily(folder, checkpoint, backend);
+            var model = LoadFamily(folder, checkpoint, backend, progress);
             try
             {
                 var chat = ChatEncodings.For(DeepSeekV4Config.Read(ModelFolder.Open(folder)));
@@ -61,8 +67,8 @@ internal static class ModelHost
         }
     }
 
-    private static DeepSeekV4 LoadFamily(string folder, Checkpoint checkpoint, IBackend backend) =>
-        DeepSeekV4.Load(DeepSeekV4Config.Read(ModelFolder.Open(folder)), checkpoint, backend, new DeepSeekV4Options());
+    private static DeepSeekV4 LoadFamily(string folder, Checkpoint checkpoint, IBackend backend, IProgress<LoadProgress>? progress) =>
+        DeepSeekV4.Load(DeepSeekV4Config.Read(ModelFolder.Open(folder)), checkpoint, backend, new DeepSeekV4Options(), progress);
 
     /// <summary>Puts a loaded model's parts together with an engine.</summary>
     public static ServedModel Serve(
@@ -90,8 +96,15 @@ internal static class ModelHost
             Backend = backend,
             Model = model,
             Engine = engine,
+            ContextMax = Math.Min(engine.Options.ContextMax ?? model.Info.ContextMax, CacheTokensMax(model, engine) + 1),
         };
     }
+
+    /// <summary>Most positions that one sequence can have in the cache. (The last token of an answer is never put there.)</summary>
+    private static int CacheTokensMax(IModel model, InferenceEngine engine) => model.KvStates.Zip(engine.Stats.Kv)
+        .Where(k => k.First.Retention == KvRetention.All)
+        .Select(k => (int)Math.Min((long)k.Second.TotalPages * k.First.PageTokens, int.MaxValue - 1))
+        .DefaultIfEmpty(int.MaxValue - 1).Min();
 
     /// <summary>Enough for a few full contexts, as far as memory allows: all of the memory would be too much on a machine that does other work.</summary>
     private static long AutomaticCacheBytes(ModelOptions options, IBackend backend, IModel model, long weightBytes)

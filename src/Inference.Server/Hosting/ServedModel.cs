@@ -33,8 +33,8 @@ internal sealed class ServedModel : IAsyncDisposable
 
     public ModelInfo Info => Model.Info;
 
-    /// <summary>Most tokens of prompt and answer together: the model's limit, or the operator's.</summary>
-    public int ContextMax => Engine.Options.ContextMax ?? Info.ContextMax;
+    /// <summary>Most tokens of prompt and answer together: the model's limit, or the operator's, or what the cache holds.</summary>
+    public required int ContextMax { get; init; }
 
     /// <summary>Text to token ids.</summary>
     /// <param name="policy">Which control tokens written in the text count as such.</param>

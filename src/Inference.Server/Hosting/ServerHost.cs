@@ -1,4 +1,7 @@
 using System.Net;
+using System.Net.Sockets;
+using System.Security.Authentication;
+using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using Grpc.HealthCheck;
 using Inference.Server.Options;
@@ -8,6 +11,7 @@ using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.AspNetCore.Server.Kestrel.Https;
 using Microsoft.Extensions.Hosting.Systemd;
 using OpenTelemetry.Metrics;
+using OpenTelemetry.Trace;
 
 namespace Inference.Server.Hosting;
 
@@ -17,6 +21,9 @@ namespace Inference.Server.Hosting;
 /// </summary>
 internal sealed class ServerHost : IAsyncDisposable
 {
+    // Every call has ended before the host stops; this is for connections that do not close.
+    private static readonly TimeSpan StopLimit = TimeSpan.FromSeconds(5);
+
     private readonly WebApplication _app;
     private readonly ServerOptions _options;
     private readonly List<(ListenerOptions Wanted, ListenOptions Bound)> _listeners;
@@ -35,6 +42,7 @@ internal sealed class ServerHost : IAsyncDisposable
         Action<IServiceCollection>? configure = null)
     {
         var builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions { ApplicationName = "inference", ContentRootPath = AppContext.BaseDirectory });
+        builder.Configuration.AddInMemoryCollection(options.OpenTelemetry.Select(v => KeyValuePair.Create(v.Key, (string?)v.Value)));
         AddLogging(builder.Logging, options);
         var listeners = AddKestrel(builder.WebHost, options);
         AddServices(builder.Services, options, load, catchSignals);
@@ -49,10 +57,18 @@ internal sealed class ServerHost : IAsyncDisposable
     /// <summary>Where a listener of this kind is bound, once started.</summary>
     public IPEndPoint Endpoint(ListenerKind kind) => _listeners.First(l => l.Wanted.Kind == kind).Bound.IPEndPoint!;
 
+    /// <exception cref="OptionsException">An address cannot be listened on.</exception>
     public async Task StartAsync()
     {
         _ = Services.GetRequiredService<HealthReporter>();
-        await _app.StartAsync();
+        try
+        {
+            await _app.StartAsync();
+        }
+        catch (Exception e) when (e is IOException or SocketException)
+        {
+            throw new OptionsException([$"{Settings.Listen.CommandLine}, {Settings.TlsListen.CommandLine}, {Settings.HttpListen.CommandLine}: {e.Message}"]);
+        }
         WhenStopped = _app.WaitForShutdownAsync();
         foreach (var (wanted, bound) in _listeners)
         {
@@ -93,6 +109,8 @@ internal sealed class ServerHost : IAsyncDisposable
     {
         logging.SetMinimumLevel(options.LogLevel);
         logging.AddFilter("Microsoft", Quieter(options.LogLevel)).AddFilter("Grpc", Quieter(options.LogLevel)).AddFilter("System", Quieter(options.LogLevel));
+        // It logs a failed start with its stack; StartAsync says the same in a line.
+        logging.AddFilter("Microsoft.Extensions.Hosting", LogLevel.None);
         _ = options.LogFormat switch
         {
             LogFormat.Json => logging.AddJsonConsole(),
@@ -110,6 +128,7 @@ internal sealed class ServerHost : IAsyncDisposable
         var listeners = new List<(ListenerOptions, ListenOptions)>();
         host.UseKestrelCore();
         host.UseKestrelHttpsConfiguration();
+        var https = options.Tls is null ? null : Https(options.Tls);
         host.ConfigureKestrel(kestrel =>
         {
             kestrel.AddServerHeader = false;
@@ -126,27 +145,39 @@ internal sealed class ServerHost : IAsyncDisposable
             foreach (var wanted in options.Listeners)
                 kestrel.Listen(wanted.Endpoint, bound =>
                 {
-                    Bind(wanted, bound, options.Tls);
+                    Bind(wanted, bound, https);
                     listeners.Add((wanted, bound));
                 });
         });
         return listeners;
     }
 
-    private static void Bind(ListenerOptions wanted, ListenOptions bound, TlsOptions? tls)
+    private static void Bind(ListenerOptions wanted, ListenOptions bound, HttpsConnectionAdapterOptions? https)
     {
         bound.Protocols = wanted.Kind == ListenerKind.Http ? HttpProtocols.Http1 : HttpProtocols.Http2;
         ListenerGate.Tag(bound, wanted);
-        if (wanted.Kind != ListenerKind.GrpcTls) return;
-        var chain = new X509Certificate2Collection();
-        chain.ImportFromPemFile(tls!.CertificateFile);
-        bound.UseHttps(new HttpsConnectionAdapterOptions
+        if (wanted.Kind == ListenerKind.GrpcTls) bound.UseHttps(https!);
+    }
+
+    /// <exception cref="OptionsException">The files hold no certificate and key that belong together.</exception>
+    private static HttpsConnectionAdapterOptions Https(TlsOptions tls)
+    {
+        try
         {
-            ServerCertificate = X509Certificate2.CreateFromPemFile(tls.CertificateFile, tls.KeyFile),
-            ServerCertificateChain = chain,
-            SslProtocols = System.Security.Authentication.SslProtocols.Tls12 | System.Security.Authentication.SslProtocols.Tls13,
-            HandshakeTimeout = TimeSpan.FromSeconds(5),
-        });
+            var chain = new X509Certificate2Collection();
+            chain.ImportFromPemFile(tls.CertificateFile);
+            return new HttpsConnectionAdapterOptions
+            {
+                ServerCertificate = X509Certificate2.CreateFromPemFile(tls.CertificateFile, tls.KeyFile),
+                ServerCertificateChain = chain,
+                SslProtocols = SslProtocols.Tls12 | SslProtocols.Tls13,
+                HandshakeTimeout = TimeSpan.FromSeconds(5),
+            };
+        }
+        catch (Exception e) when (e is CryptographicException or ArgumentException or IOException or UnauthorizedAccessException)
+        {
+            throw new OptionsException([$"{Settings.TlsCertificate.CommandLine}, {Settings.TlsKey.CommandLine}: no certificate with its key in PEM format: {e.Message}"]);
+        }
     }
 
     private static void AddServices(
@@ -178,12 +209,14 @@ internal sealed class ServerHost : IAsyncDisposable
             grpc.Interceptors.Add<CallInterceptor>();
         });
         services.AddGrpcReflection();
-        services.AddOpenTelemetry().WithMetrics(metrics =>
+        services.Configure<HostOptions>(o => o.ShutdownTimeout = StopLimit);
+        var telemetry = services.AddOpenTelemetry().WithMetrics(metrics =>
         {
             metrics.AddMeter(RpcMetrics.MeterName, EngineMetrics.MeterName, "System.Runtime", "Microsoft.AspNetCore.Server.Kestrel");
             metrics.AddPrometheusExporter();
             if (options.OtlpEndpoint is not null) metrics.AddOtlpExporter();
         });
+        if (options.OtlpEndpoint is not null) telemetry.WithTracing(traces => traces.AddSource("Microsoft.AspNetCore").AddOtlpExporter());
     }
 
     private static void Map(WebApplication app, ServerOptions options)

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
+using Inference.Runtime.Engine;
 using Inference.Server.Options;
 using Microsoft.Extensions.Hosting.Systemd;
 
@@ -104,7 +105,7 @@ internal sealed class ShutdownController(
     private async Task EndWhenBrokenAsync()
     {
         await engine.WhenFailed;
-        ExitCode = Hosting.ExitCode.EngineFailed;
+        ExitCode = engine.Failure is EngineOptionsException or OptionsException ? Hosting.ExitCode.Configuration : Hosting.ExitCode.EngineFailed;
         Volatile.Write(ref _stopping, 1);
         await EndCallsAsync(TimeSpan.Zero);
         lifetime.StopApplication();

@@ -84,6 +84,7 @@ internal sealed class OptionsReader
             LogLevel = Choice<LogLevel>(Settings.LogLevel),
             LogFormat = Choice<LogFormat>(Settings.LogFormat),
             OtlpEndpoint = OtlpEndpoint(),
+            OpenTelemetry = _environment.Where(v => v.Key.StartsWith("OTEL_", StringComparison.Ordinal)).ToDictionary(),
         };
         return options;
     }

@@ -46,6 +46,9 @@ internal sealed record ServerOptions
     /// <summary>Where OpenTelemetry data goes; null = nowhere. From the standard OTEL_EXPORTER_OTLP_ENDPOINT.</summary>
     public Uri? OtlpEndpoint { get; init; }
 
+    /// <summary>All OTEL_ variables, for the OpenTelemetry libraries; they know what the others mean.</summary>
+    public required IReadOnlyDictionary<string, string> OpenTelemetry { get; init; }
+
     /// <summary>One line for the log. What is automatic and depends on the model is decided later; the engine logs it.</summary>
     public string Describe() =>
         $"Settings: model {Model.Folder ?? "built in"}, backend {Model.Backend}, threads {Shown(Model.Threads)}, context {Shown(Model.ContextMax)}, "

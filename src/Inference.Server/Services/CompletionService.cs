@@ -24,7 +24,7 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
     {
         var model = host.Require(request.Model);
         var read = RequestReader.Read(request, model, Proposed(context), context.Deadline);
-        using var handle = model.Engine.Submit(read.Generation);
+        using var handle = Submit(model, read, context);
         await context.WriteResponseHeadersAsync(new Metadata { { RequestIdKey, handle.RequestId } });
         ulong sequence = 0;
         uint tokens = 0;
@@ -73,7 +73,7 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
     {
         var model = host.Require(request.Model);
         var read = RequestReader.Read(request, model, Proposed(context), context.Deadline);
-        using var handle = model.Engine.Submit(read.Generation);
+        using var handle = Submit(model, read, context);
         await context.WriteResponseHeadersAsync(new Metadata { { RequestIdKey, handle.RequestId } });
         var response = new V1.CompleteResponse();
         var text = new System.Text.StringBuilder();
@@ -101,6 +101,22 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
             }
         }
         return response;
+    }
+
+    /// <exception cref="RequestRejectedException">No room, or it can never run.</exception>
+    private GenerationHandle Submit(ServedModel model, ReadRequest read, ServerCallContext context)
+    {
+        // Encoding a long prompt takes a while.
+        context.CancellationToken.ThrowIfCancellationRequested();
+        try
+        {
+            return model.Engine.Submit(read.Generation);
+        }
+        catch (RequestRejectedException e) when (e.Reason == RejectionReason.Unavailable)
+        {
+            host.Require(model.Name);
+            throw;
+        }
     }
 
     private static string? Proposed(ServerCallContext context) => context.RequestHeaders.GetValue(RequestIdKey);

@@ -53,6 +53,41 @@ public sealed class MetricsTests
             Assert.DoesNotContain(server.Log.Lines, l => l.Contains(secret, StringComparison.Ordinal));
     }
 
+    [Fact]
+    public async Task Metrics_and_spans_go_where_the_standard_variable_says()
+    {
+        using var collector = new System.Net.HttpListener();
+        int port = FreePort();
+        collector.Prefixes.Add($"http://127.0.0.1:{port}/");
+        collector.Start();
+        await using var server = await TestServer.StartAsync(environment: new Dictionary<string, string>
+        {
+            ["OTEL_EXPORTER_OTLP_ENDPOINT"] = $"http://127.0.0.1:{port}",
+            ["OTEL_EXPORTER_OTLP_PROTOCOL"] = "http/protobuf",
+            ["OTEL_METRIC_EXPORT_INTERVAL"] = "200",
+            ["OTEL_BSP_SCHEDULE_DELAY"] = "200",
+        });
+        await UseAsync(server);
+        var seen = new Dictionary<string, string>();
+        using var limit = new CancellationTokenSource(TimeSpan.FromSeconds(20));
+        while (!(seen.GetValueOrDefault("/v1/metrics", "").Contains("inference.tokens.output", StringComparison.Ordinal) && seen.ContainsKey("/v1/traces")))
+        {
+            var context = await collector.GetContextAsync().WaitAsync(limit.Token);
+            using var body = new MemoryStream();
+            await context.Request.InputStream.CopyToAsync(body);
+            seen[context.Request.Url!.AbsolutePath] = System.Text.Encoding.Latin1.GetString(body.ToArray());
+            context.Response.Close();
+        }
+        Assert.Contains("rpc.server.call.duration", seen["/v1/metrics"], StringComparison.Ordinal);
+    }
+
+    private static int FreePort()
+    {
+        using var listener = new System.Net.Sockets.TcpListener(System.Net.IPAddress.Loopback, 0);
+        listener.Start();
+        return ((System.Net.IPEndPoint)listener.LocalEndpoint).Port;
+    }
+
     private static async Task UseAsync(TestServer server)
     {
         await server.Completions.CompleteAsync(Rpc.Ids(12));

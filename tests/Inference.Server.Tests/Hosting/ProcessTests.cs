@@ -52,12 +52,42 @@ public sealed class ProcessTests
     }
 
     [Fact]
+    public async Task An_address_that_is_taken_is_told_in_a_line()
+    {
+        using var taken = new System.Net.Sockets.TcpListener(System.Net.IPAddress.Loopback, 0);
+        taken.Start();
+        await using var server = ServerProcess.Start("--tls-listen", "none", "--http-listen", taken.LocalEndpoint.ToString()!);
+        Assert.Equal(ExitCode.Configuration, await server.ExitAsync());
+        Assert.Contains("address already in use", server.Log, StringComparison.Ordinal);
+        Assert.DoesNotContain("   at ", server.Log, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_certificate_that_is_none_is_told_in_a_line()
+    {
+        string file = Path.Combine(RepositoryPaths.Pebble, "config.json");
+        await using var server = ServerProcess.Start("--tls-listen", "127.0.0.1:0", "--tls-certificate", file, "--tls-key", file);
+        Assert.Equal(ExitCode.Configuration, await server.ExitAsync());
+        Assert.Contains("--tls-certificate", server.Log, StringComparison.Ordinal);
+        Assert.DoesNotContain("   at ", server.Log, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_cache_that_is_too_small_is_a_matter_of_configuration()
+    {
+        await using var server = ServerProcess.Start("--kv-cache-bytes", "1MiB");
+        Assert.Equal(ExitCode.Configuration, await server.ExitAsync());
+        Assert.DoesNotContain("   at ", server.Log, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task A_folder_that_is_no_model_has_its_exit_code()
     {
         using var folder = new TemporaryFolder();
         await using var server = ServerProcess.Start("--model", folder.Path);
         Assert.Equal(ExitCode.EngineFailed, await server.ExitAsync());
-        Assert.Contains("The model could not be loaded", server.Log, StringComparison.Ordinal);
+        Assert.Contains("The model could not be loaded: ", server.Log, StringComparison.Ordinal);
+        Assert.DoesNotContain("   at ", server.Log, StringComparison.Ordinal);
     }
 
     [Fact]

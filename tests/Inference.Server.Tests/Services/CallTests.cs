@@ -21,7 +21,7 @@ public sealed class CallTests
             await foreach (var e in call.ResponseStream.ReadAllAsync()) events.Add(e);
         });
         Assert.Equal(StatusCode.DeadlineExceeded, failure.Code);
-        Assert.InRange(clock.ElapsedMilliseconds, 300, 3000);
+        Assert.InRange(clock.ElapsedMilliseconds, 300, 10_000);
         Assert.NotEmpty(events);
         await server.UntilAsync(() => server.IsIdle, "the engine has let go");
     }
@@ -35,7 +35,7 @@ public sealed class CallTests
         var clock = Stopwatch.StartNew();
         var failure = await Rpc.FailureAsync(() => server.Completions.CompleteAsync(Rpc.Ids(5), deadline: DateTime.UtcNow.AddMilliseconds(300)).ResponseAsync);
         Assert.Equal(StatusCode.DeadlineExceeded, failure.Code);
-        Assert.InRange(clock.ElapsedMilliseconds, 200, 3000);
+        Assert.InRange(clock.ElapsedMilliseconds, 200, 10_000);
         stuck.Set();
         await server.UntilAsync(() => server.IsIdle, "the engine has let go");
     }

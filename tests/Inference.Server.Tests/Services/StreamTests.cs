@@ -134,6 +134,20 @@ public sealed class StreamTests(SharedServer shared) : IClassFixture<SharedServe
     }
 
     [Fact]
+    public async Task A_cache_smaller_than_the_context_is_the_limit_and_the_default_fits_it()
+    {
+        await using var server = await TestServer.StartAsync(
+            new Dictionary<string, string> { ["kv-cache-bytes"] = "1MiB", ["sequences-max"] = "2", ["step-tokens-max"] = "64" },
+            new(vocab: 1024, contextMax: 1 << 20, pageRows: 32));
+        int limit = (await new V1.Models.ModelsClient(server.Channel()).GetModelAsync(new())).ContextTokensMax;
+        Assert.InRange(limit, 256, 1 << 19);
+        var request = new V1.GenerateRequest { TokenIds = new() { Ids = { Enumerable.Repeat(3u, limit - 5) } }, Stopping = new() { IgnoreEos = true } };
+        Assert.Equal(5, (await server.Completions.CompleteAsync(request)).TokenIds.Count);
+        request.Stopping.MaxTokens = 6;
+        (await Rpc.FailureAsync(() => server.Completions.CompleteAsync(request).ResponseAsync)).Is(StatusCode.InvalidArgument, ErrorReason.ContextExceeded);
+    }
+
+    [Fact]
     public async Task The_reported_seed_repeats_the_draw()
     {
         var request = Rpc.Ids(30);

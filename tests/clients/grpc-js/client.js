@@ -99,7 +99,7 @@ const cases = {
     const start = Date.now();
     const { messages, error } = await stream(completions.Generate(ids(4000, 5), { deadline: Date.now() + 500 }));
     expectCode(error, grpc.status.DEADLINE_EXCEEDED);
-    expect(messages.length > 1 && Date.now() - start < 3000, `${messages.length} messages, ${Date.now() - start} ms`);
+    expect(messages.length > 1 && Date.now() - start < 10000, `${messages.length} messages, ${Date.now() - start} ms`);
   },
   async 'unary deadline'({ completions }) {
     const { error } = await unary(done => completions.Complete(ids(4000, 5), { deadline: Date.now() + 300 }, done));

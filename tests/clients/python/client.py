@@ -185,7 +185,7 @@ def model_description(t):
 def deadline(t):
     start, seen = time.time(), []
     fails(grpc.StatusCode.DEADLINE_EXCEEDED, lambda: seen.extend(t.generate(ids(4000, 5), timeout=0.5)))
-    expect(time.time() - start < 3, "late")
+    expect(time.time() - start < 10, "late")
 
 
 def unary_deadline(t):
