@@ -90,7 +90,7 @@ public static class Scorer
                 throw Invalid("token_ids", $"Token id {tokens[i]} at position {i} is not in the vocabulary; ids are 0 to {info.VocabSize - 1}.");
         if (options.TopCount < 0) throw Invalid("top", $"{options.TopCount} next tokens cannot be listed; give 0 or more.");
         if (options.ChunkTokens < 1) throw Invalid("chunk", $"A chunk of {options.ChunkTokens} tokens is none; give 1 or more.");
-        if (options.Draft && !info.HasDraft) throw Invalid("draft", $"This {info.Family} model has no draft block; score it without draft.");
+        if (options.Draft && !info.HasDraft) throw Invalid("draft", $"This {info.Family} model has no draft block that can be scored (MTP); leave the draft out.");
     }
 
     private static RequestRejectedException Invalid(string field, string message) => new(RejectionReason.InvalidRequest, message, field);

@@ -12,6 +12,7 @@ internal static class InspectionTables
     {
         var terminal = Tables.Terminal();
         terminal.Write(Model(inspection));
+        terminal.WriteLine();
         if (inspection.Summary is { } summary) terminal.Show("Weights as stored", Storage(summary));
         terminal.Show("State of a sequence", States(inspection.KvStates));
         terminal.Show("Memory of one sequence", Memory(inspection, contexts));

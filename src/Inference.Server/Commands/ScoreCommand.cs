@@ -81,6 +81,7 @@ internal static class ScoreCommand
         {
             cancel.ThrowIfCancellationRequested();
             lines.Line(w => Write(w, score));
+            lines.Flush();
         }
     }
 
@@ -124,10 +125,10 @@ internal static class ScoreCommand
             cancel.ThrowIfCancellationRequested();
             output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{score.Position,8}  {score.TokenId,8}  {score.Logprob,10:0.0000}  {(tokenizer is null ? "" : Name(score.TokenId) + " -> ")}{Tokens(score.Next)}"));
             if (score.Draft is not null) output.WriteLine($"{"",22}{"draft",8}  {Tokens(score.Draft)}");
+            output.Flush();
             sum += score.Logprob ?? 0;
             count++;
         }
-        output.Flush();
         var elapsed = Stopwatch.GetElapsedTime(start);
         string mean = count < 2 ? "" : string.Create(CultureInfo.InvariantCulture,
             $", mean logprob {sum / (count - 1):0.0000}, perplexity {Units.Digits(Math.Exp(-sum / (count - 1)))}");

@@ -19,7 +19,7 @@ internal static class Tables
 
     public static void Show(this IAnsiConsole terminal, string title, Table table)
     {
-        terminal.Write(new Padder(new Text(title, new Style(Color.Green)), new Padding(0, 1, 0, 0)));
+        terminal.Write(new Text(title + "\n", new Style(Color.Green)));
         terminal.Write(table);
     }
 

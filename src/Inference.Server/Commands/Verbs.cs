@@ -8,16 +8,32 @@ namespace Inference.Server.Commands;
 /// </summary>
 internal static class Verbs
 {
-    public static RootCommand Root() => new RootCommand("Serves open mixture-of-experts language models over gRPC.")
+    public static RootCommand Root()
     {
-        ServeCommand.Create(),
-        RunCommand.Create(),
-        ChatCommand.Create(),
-        BenchCommand.Create(),
-        ScoreCommand.Create(),
-        RenderCommand.Create(),
-        ParseCommand.Create(),
-        TokenizeCommand.Create(),
-        InspectCommand.Create(),
-    }.WithExamplesInHelp();
+        var root = new RootCommand("Serves open mixture-of-experts language models over gRPC.")
+        {
+            Serve(),
+            RunCommand.Create(),
+            ChatCommand.Create(),
+            BenchCommand.Create(),
+            InspectCommand.Create(),
+            ScoreCommand.Create(),
+            TokenizeCommand.Create(),
+            RenderCommand.Create(),
+            ParseCommand.Create(),
+        };
+        root.HasExamples("inference serve", "inference run 'What are you?'", "inference chat", "inference inspect my-model");
+        return root.WithExamplesInHelp();
+    }
+
+    private static Command Serve()
+    {
+        var serve = ServeCommand.Create();
+        serve.HasExamples(
+            "inference serve",
+            "inference serve --model my-model --listen 127.0.0.1:50051 --kv-cache-bytes 16GiB",
+            "inference serve --model my-model --tls-listen 0.0.0.0:443 --tls-certificate cert.pem --tls-key key.pem",
+            "INFERENCE_MODEL=my-model inference serve --log-format json");
+        return serve;
+    }
 }

@@ -92,7 +92,7 @@ internal sealed class OptionsReader
     private ModelOptions Model()
     {
         string? folder = Text(Settings.Model);
-        if (folder is not null && !Directory.Exists(folder)) Fault(Settings.Model, $"there is no folder '{folder}'");
+        if (folder is not null && !Directory.Exists(folder)) Fault(Settings.Model, $"there is no folder '{folder}'; give one that holds config.json and the weights");
         string? name = Text(Settings.ModelName);
         if (name is not null && (name.Length > 128 || name.Any(c => c is <= ' ' or > '~')))
             Fault(Settings.ModelName, "a name has at most 128 printable ASCII characters and no spaces");
