@@ -5,8 +5,7 @@ using Inference.Server.Commands;
 using Inference.Server.Hosting;
 using Inference.Server.Options;
 
-// No response files: a prompt may begin with @.
-var parsed = Verbs.Root().Parse(args.Length == 0 ? ["--help"] : args, new ParserConfiguration { ResponseFileTokenReplacer = null });
+var parsed = Verbs.Parse(args.Length == 0 ? ["--help"] : args);
 if (parsed.Action is ParseErrorAction) return Verb.ReportParseErrors(parsed);
 
 // serve and chat handle signals themselves: requests are to end first, Ctrl-C is to stop an answer.

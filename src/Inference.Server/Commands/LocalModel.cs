@@ -15,7 +15,7 @@ internal sealed class LocalModel : IAsyncDisposable
     /// <summary>Loads the model and waits until its engine is ready.</summary>
     public static async Task<LocalModel> StartAsync(ModelOptions options, CancellationToken cancel)
     {
-        var local = new LocalModel(ModelHost.Load(options with { SequencesMax = 1 }, NullLoggerFactory.Instance, TimeProvider.System));
+        var local = new LocalModel(Load(options with { SequencesMax = 1 }));
         try
         {
             local.Served.Engine.Start();
@@ -27,6 +27,12 @@ internal sealed class LocalModel : IAsyncDisposable
             await local.DisposeAsync();
             throw;
         }
+    }
+
+    private static ServedModel Load(ModelOptions options)
+    {
+        using var progress = new LoadProgressLine();
+        return ModelHost.Load(options, NullLoggerFactory.Instance, TimeProvider.System, progress);
     }
 
     /// <summary>Generates an answer. A cancelled one ends in order, with what was generated so far.</summary>

@@ -17,8 +17,7 @@ internal sealed record ModelOnBackend(string Folder, IModel Model, IBackend Back
         try
         {
             using var progress = new LoadProgressLine();
-            var config = DeepSeekV4Config.Read(ModelFolder.Open(folder));
-            return new ModelOnBackend(folder, DeepSeekV4.Load(config, Checkpoint.Open(folder), backend, new DeepSeekV4Options(), progress), backend);
+            return new ModelOnBackend(folder, ModelHost.LoadModel(folder, backend, progress).Model, backend);
         }
         catch
         {

@@ -8,6 +8,10 @@ namespace Inference.Server.Commands;
 /// </summary>
 internal static class Verbs
 {
+    /// <summary>Reads a command line. There are no response files: a prompt may begin with @.</summary>
+    public static ParseResult Parse(IReadOnlyList<string> arguments) =>
+        Root().Parse(arguments, new ParserConfiguration { ResponseFileTokenReplacer = null });
+
     public static RootCommand Root()
     {
         var root = new RootCommand("Serves open mixture-of-experts language models over gRPC.")

@@ -46,13 +46,10 @@ internal static class ModelHost
         var backend = Backend(options);
         try
         {
-            var checkpoint = Checkpoint.Open(folder);
-            long weightBytes = checkpoint.ByteLength;
-            var model = LoadFamily(folder, checkpoint, backend, progress);
+            var (model, config, weightBytes) = LoadModel(folder, backend, progress);
             try
             {
-                var chat = ChatEncodings.For(DeepSeekV4Config.Read(ModelFolder.Open(folder)));
-                return Serve(options, folder, defaults, tokenizer, chat, backend, model, weightBytes, loggers, time);
+                return Serve(options, folder, defaults, tokenizer, ChatEncodings.For(config), backend, model, weightBytes, loggers, time);
             }
             catch
             {
@@ -67,8 +64,16 @@ internal static class ModelHost
         }
     }
 
-    private static DeepSeekV4 LoadFamily(string folder, Checkpoint checkpoint, IBackend backend, IProgress<LoadProgress>? progress) =>
-        DeepSeekV4.Load(DeepSeekV4Config.Read(ModelFolder.Open(folder)), checkpoint, backend, new DeepSeekV4Options(), progress);
+    /// <summary>Loads a folder's weights: for verbs that drive a model themselves, without engine and tokenizer.</summary>
+    /// <exception cref="ModelLoadException">The folder or its weights cannot be used.</exception>
+    public static (DeepSeekV4 Model, DeepSeekV4Config Config, long WeightBytes) LoadModel(
+        string folder, IBackend backend, IProgress<LoadProgress>? progress = null)
+    {
+        var config = DeepSeekV4Config.Read(ModelFolder.Open(folder));
+        var checkpoint = Checkpoint.Open(folder);
+        long bytes = checkpoint.ByteLength;
+        return (DeepSeekV4.Load(config, checkpoint, backend, new DeepSeekV4Options(), progress), config, bytes);
+    }
 
     /// <summary>Puts a loaded model's parts together with an engine.</summary>
     public static ServedModel Serve(
