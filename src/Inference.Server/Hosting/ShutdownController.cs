@@ -33,6 +33,9 @@ internal sealed class ShutdownController(
     // At least this long for the last bytes of streams that the engine has ended, and for calls without an end.
     private static readonly TimeSpan LastBytesLimit = TimeSpan.FromSeconds(5);
 
+    // So long at least health watches live on after they were told that the server is not ready, so that they can pass it on.
+    private static readonly TimeSpan WatchNotice = TimeSpan.FromMilliseconds(500);
+
     // Some senders signal a process and its group: one wish, two signals.
     private static readonly TimeSpan SameSignal = TimeSpan.FromMilliseconds(250);
 
@@ -113,7 +116,9 @@ internal sealed class ShutdownController(
 
     private async Task EndCallsAsync(TimeSpan left)
     {
+        var notice = Task.Delay(WatchNotice);
         await Calls.WhenNoneAsync(left > LastBytesLimit ? left : LastBytesLimit);
+        if (EndlessCalls.Count > 0) await notice;
         await _endless.CancelAsync();
         await EndlessCalls.WhenNoneAsync(LastBytesLimit);
     }
