@@ -1,7 +1,9 @@
 using System.Text;
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using Inference.Runtime.Tokenization;
 using Inference.Runtime.Tokenization.Unicode;
+using Inference.Testing;
 using Xunit;
 using Oracle = Tokenizers.DotNet.Tokenizer;
 
@@ -49,6 +51,37 @@ public sealed class DifferentialTests
         var texts = new NastyText(seed);
         for (var i = 0; i < StringsPerFamily / 5; i++)
             AssertSame(tokenizer, oracle, texts.Next(PartsPerString, literals), $"{family}, seed {seed}, string {i}");
+    }
+
+    // The rules of added tokens, whatever their flags are.
+    [Theory]
+    [InlineData("qwen2")]
+    [InlineData("deepseek-v3")]
+    [InlineData("mixtral")]
+    [InlineData("mixtral-metaspace")]
+    [InlineData("gpt2-prefix")]
+    public void Added_tokens_with_random_flags_are_matched_as_the_library_matches_them(string family)
+    {
+        const int variants = 12;
+        const int stringsPerVariant = 300;
+        using var folder = new TemporaryFolder();
+        for (var variant = 0; variant < variants; variant++)
+        {
+            var random = new Random(variant);
+            var json = JsonNode.Parse(File.ReadAllBytes(Path.Combine(TokenizerFixtures.FolderOf(family), "tokenizer.json")))!;
+            foreach (var token in json["added_tokens"]!.AsArray())
+            {
+                foreach (var flag in (string[])["single_word", "lstrip", "rstrip", "normalized", "special"])
+                    token![flag] = random.Next(2) == 0;
+            }
+            var file = folder[$"{variant}.json"];
+            File.WriteAllText(file, json.ToJsonString());
+            var tokenizer = TokenizerFactory.FromJson(File.ReadAllBytes(file), file);
+            using var oracle = new Oracle(file);
+            var (texts, literals) = (new NastyText(variant), AddedTokens(tokenizer, family));
+            for (var i = 0; i < stringsPerVariant; i++)
+                AssertSame(tokenizer, oracle, texts.Next(PartsPerString, literals), $"{family}, flags {variant}, string {i}");
+        }
     }
 
     // Each code point behind a letter, a digit and a space, and before them, so that all rules of a pattern see it. Above
@@ -103,7 +136,7 @@ public sealed class DifferentialTests
         for (var lead = 0x1100; lead < 0x1113; lead++)
         {
             for (var vowel = 0x1161; vowel < 0x1176; vowel++)
-                text.Append($"{(char)lead}{(char)vowel}{(char)(0x11A8 + ((lead + vowel) % 27))} {(char)lead}{(char)vowel}\u11A7 {(char)vowel}{(char)lead}");
+                text.Append($"{(char)lead}{(char)vowel}{(char)(0x11A8 + ((lead + vowel) % 27))} {(char)lead}{(char)vowel}\u11A7 {(char)vowel}{(char)lead} {(char)lead}{(char)vowel}\u11A8\u11A8");
             Check(ref text, "Hangul");
         }
         AssertSame(tokenizer, oracle, text.ToString(), "rest");

@@ -89,11 +89,9 @@ internal sealed class AddedTokenSet
         private static bool StartsWithWord(ReadOnlySpan<byte> text) =>
             !text.IsEmpty && (CodePoints.ClassAt(text, 0, out _) & CodePointClass.Word) != 0;
 
-        // Not past the previous token: those spaces are its own. When that one reaches beyond this start, so does this one's.
+        // Not past the previous token: those spaces are its own.
         private readonly int StartOfSpaceBefore(int begin, int previousEnd)
         {
-            if (previousEnd >= begin)
-                return previousEnd;
             var at = begin;
             while (at > previousEnd)
             {
@@ -102,7 +100,7 @@ internal sealed class AddedTokenSet
                     break;
                 at = start;
             }
-            return at;
+            return Math.Max(at, previousEnd);
         }
 
         // A run of white space is looked at once, however many tokens end inside of it.
