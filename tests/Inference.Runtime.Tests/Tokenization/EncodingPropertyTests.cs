@@ -72,6 +72,21 @@ public sealed class EncodingPropertyTests
     }
 
     [Fact]
+    public void White_space_between_two_tokens_that_both_want_it_belongs_to_the_first()
+    {
+        var both = TokenizerFixtures.Load("deepseek-v3").EncodeWithOffsets("a<|rs|>  <|ls|>b", AddedTokenPolicy.All);
+        Assert.Equal([(0, 1), (1, 9), (9, 15), (15, 16)], both.Select(token => (token.Start, token.End)));
+
+        var json = TinyTokenizer.ByteLevel();
+        var (first, second) = (TinyTokenizer.Added(264, "<r>", special: true), TinyTokenizer.Added(265, "\n\n<b>", special: true));
+        (first["rstrip"], second["lstrip"]) = (true, true);
+        json["added_tokens"]!.AsArray().Add(first);
+        json["added_tokens"]!.AsArray().Add(second);
+        var overlapping = TinyTokenizer.Load(json).EncodeWithOffsets("<r>\n\n<b>", AddedTokenPolicy.All);
+        Assert.Equal([new TokenOffset(264, 0, 5), new TokenOffset(265, 5, 8)], overlapping);
+    }
+
+    [Fact]
     public void Ids_are_appended()
     {
         var tokenizer = TokenizerFixtures.Load("llama-3");
