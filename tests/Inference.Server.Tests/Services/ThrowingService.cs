@@ -8,5 +8,5 @@ namespace Inference.Server.Tests.Services;
 internal static class ThrowingService
 {
     public static void Add(IServiceCollection services) =>
-        services.AddTransient<ModelsService>(_ => throw new InvalidOperationException("secret at 0x7f00 in /root/secret"));
+        services.AddTransient<ModelsService>(_ => throw new InvalidOperationException("secret at 0x7f00 in /srv/secret"));
 }
