@@ -34,7 +34,8 @@ internal sealed record EncodingPipeline(
     {
         if (text.IsEmpty)
             return;
-        var followTrust = NormalizedAddedTokens is not null && !(stretches.Length == 1 && stretches[0] == new PolicySpan(0, text.Length, stretches[0].Policy));
+        var uniform = stretches.IsEmpty || (stretches.Length == 1 && stretches[0].Start == 0 && stretches[0].End == text.Length);
+        var followTrust = NormalizedAddedTokens is not null && !uniform;
         using var run = new EncodingRun(this, stretches, output, places, steps, followTrust);
         var origins = places is null && !followTrust ? null : ArrayPool<int>.Shared.Rent(text.Length);
         try
@@ -119,7 +120,7 @@ internal sealed record EncodingPipeline(
         private void FindNormalizedTokens(TracedText text, int promptStart, int promptEnd)
         {
             var done = 0;
-            if (parts.NormalizedAddedTokens is not null)
+            if (parts.NormalizedAddedTokens is not null && !_stretches.IsEmpty)
             {
                 var stretches = followTrust ? StretchesIn(text, promptStart, promptEnd) : [new PolicySpan(0, text.Text.Length, _stretches[0].Policy)];
                 for (var found = parts.NormalizedAddedTokens.Find(text.Text, stretches); found.MoveNext();)

@@ -40,6 +40,8 @@ public sealed class LoadingTests
         { "unknown normaliser", json => json["normalizer"] = new JsonObject { ["type"] = "Lowercase" }, "the normaliser \"Lowercase\"" },
         { "regex normaliser", json => json["normalizer"] = JsonNode.Parse("""{"type":"Replace","pattern":{"Regex":"(a+)+$"},"content":""}"""), "replaces a regular expression" },
         { "long normaliser", json => json["normalizer"] = new JsonObject { ["type"] = "Prepend", ["prepend"] = new string('x', 1000) }, "has 1000 bytes" },
+        { "many normalisers", json => json["normalizer"] = Sequence(5, """{"type":"NFC"}"""), "more than 4 steps" },
+        { "growth on growth", json => json["normalizer"] = Sequence(2, """{"type":"Replace","pattern":{"String":"a"},"content":"aaaaaaaaaaaaaaaa"}"""), "more than one Replace" },
         { "no decoder", json => json["decoder"] = null, "does not fit the ByteLevel" },
         { "unknown post-processor", json => json["post_processor"] = new JsonObject { ["type"] = "BertProcessing" }, "the post-processor \"BertProcessing\"" },
         { "template id", json => json["post_processor"]!["special_tokens"]!["<|end|>"]!["ids"]![0] = 100000, "expected a whole number from 0 to 263" },
@@ -248,6 +250,12 @@ public sealed class LoadingTests
         }
         Assert.Equal(0, TokenizerFixtures.Load("tiktoken-llama4-like").IdOf("!"));
     }
+
+    private static JsonObject Sequence(int count, string step) => new()
+    {
+        ["type"] = "Sequence",
+        ["normalizers"] = new JsonArray([.. Enumerable.Range(0, count).Select(_ => JsonNode.Parse(step))]),
+    };
 
     private static JsonObject Split(JsonObject json) => json["pre_tokenizer"]!["pretokenizers"]![0]!.AsObject();
 

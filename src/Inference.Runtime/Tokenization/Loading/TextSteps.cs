@@ -18,11 +18,13 @@ internal sealed record TextSteps(
     /// <summary>The character that stands for a space in the SentencePiece families.</summary>
     public const string Marker = "\u2581";
 
-    private const int AffixBytesMax = 64;
+    // Real normalisers have one or two steps. The limits bound how much a file can make a text grow: 16 times.
+    private const int NormalizersMax = 4;
+    private const int AffixBytesMax = 16;
 
     public static TextSteps Read(JsonPlace root)
     {
-        List<TextTransform> normalizers = [.. Flatten(root.Optional("normalizer"), "normalizers").Select(ReadNormalizer)];
+        var normalizers = ReadNormalizers(root);
         List<JsonPlace> steps = [.. Flatten(root.Optional("pre_tokenizer"), "pretokenizers")];
         var isByteLevel = steps.Count > 0 && steps[^1].Text("type") == "ByteLevel";
         var dropsFirstSpace = ReadDecoder(root, isByteLevel);
@@ -38,6 +40,14 @@ internal sealed record TextSteps(
         return node.Text("type") == "Sequence"
             ? node.Required(listName).Items().SelectMany(item => Flatten(item, listName))
             : [node];
+    }
+
+    private static List<TextTransform> ReadNormalizers(JsonPlace root)
+    {
+        List<TextTransform> normalizers = [.. Flatten(root.Optional("normalizer"), "normalizers").Take(NormalizersMax + 1).Select(ReadNormalizer)];
+        if (normalizers.Count > NormalizersMax || normalizers.Count(step => step is ReplaceTransform) > 1)
+            throw root.Fail($"the normaliser has more than {NormalizersMax} steps, or more than one Replace");
+        return normalizers;
     }
 
     private static TextTransform ReadNormalizer(JsonPlace step)

@@ -2,7 +2,8 @@
 //
 // It trusts nothing: no table is sized by a number of the file, no regular expression of the file runs, and whatever it does
 // not know it refuses. Truncation and padding sections are not ours to apply and are passed over.
-// Invariant: text under AddedTokenPolicy.None can never become an added token; a file where it could is refused.
+// Invariant: text under AddedTokenPolicy.None can never become an added token; a file where it could is refused. (The unknown
+// token of a model without byte fallback is the exception: it says that text could not be encoded.)
 using System.Text;
 using Inference.Runtime.Tokenization.AddedTokens;
 using Inference.Runtime.Tokenization.Bpe;
