@@ -1,0 +1,115 @@
+// What the machine can do: reading memory and multiplying, with nothing else. The yardsticks of the roofline, measured in the same run and through the
+// same worker pool as the kernels.
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+using Inference.Backends.Cpu;
+
+namespace Inference.Benchmarks;
+
+internal static unsafe class Peaks
+{
+    private static ulong s_sink;
+    private static float s_floatSink;
+
+    /// <summary>Adds up a range of memory.</summary>
+    public static void Read(WorkerPool pool, byte* data, long bytes)
+    {
+        var body = new ReadBody { Data = data };
+        pool.For(ref body, (int)(bytes >> 16), 1);
+    }
+
+    private struct ReadBody : IParallelBody
+    {
+        public byte* Data;
+
+        public readonly void Run(int start, int end, int worker)
+        {
+            byte* p = Data + ((long)start << 16), stop = Data + ((long)end << 16);
+            Vector512<ulong> a = Vector512<ulong>.Zero, b = a, c = a, d = a;
+            for (; p < stop; p += 256)
+            {
+                if (Sse.IsSupported)
+                {
+                    Sse.Prefetch0(p + 8192);
+                    Sse.Prefetch0(p + 8256);
+                    Sse.Prefetch0(p + 8320);
+                    Sse.Prefetch0(p + 8384);
+                }
+                a += Vector512.Load((ulong*)p);
+                b += Vector512.Load((ulong*)(p + 64));
+                c += Vector512.Load((ulong*)(p + 128));
+                d += Vector512.Load((ulong*)(p + 192));
+            }
+            Interlocked.Add(ref s_sink, Vector512.Sum(a + b + c + d));
+        }
+    }
+
+    /// <summary>Multiply-adds of one item of <see cref="Multiply"/>.</summary>
+    public const long MultiplyItem = 1_000_000L * 12 * 16;
+
+    /// <summary>Fused multiply-adds on registers.</summary>
+    public static void Multiply(WorkerPool pool, int items)
+    {
+        var body = new MultiplyBody();
+        pool.For(ref body, items, 1);
+    }
+
+    private struct MultiplyBody : IParallelBody
+    {
+        public readonly void Run(int start, int end, int worker)
+        {
+            for (var i = start; i < end; i++)
+            {
+                if (Vector512.IsHardwareAccelerated) Multiply512();
+                else Multiply256();
+            }
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void Multiply512()
+    {
+        Vector512<float> x = Vector512.Create(1.0000001f), y = Vector512.Create(1e-9f);
+        Vector512<float> a0 = x, a1 = x, a2 = x, a3 = x, a4 = x, a5 = x, a6 = x, a7 = x, a8 = x, a9 = x, a10 = x, a11 = x;
+        for (var i = 0; i < 1_000_000; i++)
+        {
+            a0 = Vector512.FusedMultiplyAdd(a0, x, y);
+            a1 = Vector512.FusedMultiplyAdd(a1, x, y);
+            a2 = Vector512.FusedMultiplyAdd(a2, x, y);
+            a3 = Vector512.FusedMultiplyAdd(a3, x, y);
+            a4 = Vector512.FusedMultiplyAdd(a4, x, y);
+            a5 = Vector512.FusedMultiplyAdd(a5, x, y);
+            a6 = Vector512.FusedMultiplyAdd(a6, x, y);
+            a7 = Vector512.FusedMultiplyAdd(a7, x, y);
+            a8 = Vector512.FusedMultiplyAdd(a8, x, y);
+            a9 = Vector512.FusedMultiplyAdd(a9, x, y);
+            a10 = Vector512.FusedMultiplyAdd(a10, x, y);
+            a11 = Vector512.FusedMultiplyAdd(a11, x, y);
+        }
+        s_floatSink += Vector512.Sum(a0 + a1 + a2 + a3 + a4 + a5 + a6 + a7 + a8 + a9 + a10 + a11);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void Multiply256()
+    {
+        Vector256<float> x = Vector256.Create(1.0000001f), y = Vector256.Create(1e-9f);
+        Vector256<float> a0 = x, a1 = x, a2 = x, a3 = x, a4 = x, a5 = x, a6 = x, a7 = x, a8 = x, a9 = x, a10 = x, a11 = x;
+        for (var i = 0; i < 2_000_000; i++)
+        {
+            a0 = Vector256.FusedMultiplyAdd(a0, x, y);
+            a1 = Vector256.FusedMultiplyAdd(a1, x, y);
+            a2 = Vector256.FusedMultiplyAdd(a2, x, y);
+            a3 = Vector256.FusedMultiplyAdd(a3, x, y);
+            a4 = Vector256.FusedMultiplyAdd(a4, x, y);
+            a5 = Vector256.FusedMultiplyAdd(a5, x, y);
+            a6 = Vector256.FusedMultiplyAdd(a6, x, y);
+            a7 = Vector256.FusedMultiplyAdd(a7, x, y);
+            a8 = Vector256.FusedMultiplyAdd(a8, x, y);
+            a9 = Vector256.FusedMultiplyAdd(a9, x, y);
+            a10 = Vector256.FusedMultiplyAdd(a10, x, y);
+            a11 = Vector256.FusedMultiplyAdd(a11, x, y);
+        }
+        s_floatSink += Vector256.Sum(a0 + a1 + a2 + a3 + a4 + a5 + a6 + a7 + a8 + a9 + a10 + a11);
+    }
+}

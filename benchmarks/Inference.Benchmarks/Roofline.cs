@@ -1,0 +1,201 @@
+// `roofline`: how near the kernels come to what the machine can do, in a minute or two. Every round measures the yardstick and each kernel once, in
+// turn, so that a change of the machine's mood meets all of them; the table shows the median and the best round.
+using System.Globalization;
+using System.Runtime.InteropServices;
+using System.Text;
+using Inference.Backends;
+using Inference.Backends.Cpu;
+using Inference.Backends.Operators;
+
+namespace Inference.Benchmarks;
+
+internal sealed unsafe class Roofline(int threads, int rounds)
+{
+    private const int Columns = 4096;
+    private const long ReadBytes = 512L << 20;
+
+    private readonly StringBuilder _report = new();
+
+    /// <summary>Arguments: [--threads n] [--rounds n] [--only name] [--out file].</summary>
+    public static int Run(string[] args)
+    {
+        int threads = CpuTopology.PhysicalCores(), rounds = 9;
+        string only = "", output = "";
+        for (var i = 0; i + 1 < args.Length; i += 2)
+        {
+            switch (args[i])
+            {
+                case "--threads": threads = int.Parse(args[i + 1], CultureInfo.InvariantCulture); break;
+                case "--rounds": rounds = int.Parse(args[i + 1], CultureInfo.InvariantCulture); break;
+                case "--only": only = args[i + 1]; break;
+                case "--out": output = args[i + 1]; break;
+                default: throw new ArgumentException($"roofline: unknown option {args[i]}");
+            }
+        }
+        var roofline = new Roofline(threads, rounds);
+        roofline.Header();
+        if (only is "" or "matvec") roofline.MatVec();
+        if (only is "" or "gemm") roofline.Gemm();
+        if (only is "" or "attention") roofline.Attention();
+        if (only is "" or "index") roofline.Index();
+        if (output.Length > 0)
+        {
+            Directory.CreateDirectory(Path.GetDirectoryName(Path.GetFullPath(output))!);
+            File.WriteAllText(output, roofline._report.ToString());
+        }
+        return 0;
+    }
+
+    private void Line(FormattableString line)
+    {
+        var text = line.ToString(CultureInfo.InvariantCulture);
+        Console.WriteLine(text);
+        _report.Append(text).Append('\n');
+    }
+
+    private void Header()
+    {
+        Line($"# Kernels on {CpuTopology.ProcessorName()}");
+        Line($"");
+        Line($"{DateTime.UtcNow:yyyy-MM-dd}, {threads} threads, {RuntimeInformation.FrameworkDescription}, {RuntimeInformation.OSDescription}, load {Load()}.");
+        Line($"");
+        Line($"Speeds are work per thread-second of processor time times the threads, median and best of {rounds} rounds; every round measures");
+        Line($"the yardstick and each kernel in turn. The ratio is kernel median to yardstick median.");
+    }
+
+    private static string Load()
+    {
+        try
+        {
+            return File.ReadAllText("/proc/loadavg").Split(' ')[0];
+        }
+        catch (IOException)
+        {
+            return "unknown";
+        }
+    }
+
+    private void MatVec()
+    {
+        using var bench = new Workbench(threads);
+        using var pool = new WorkerPool(threads);
+        using var memory = new HostBuffer(ReadBytes);
+        new Span<byte>(memory.Data, (int)ReadBytes).Fill(1);
+        var x = bench.Random(1, Columns);
+        (string Name, WeightScheme Scheme, int Rows)[] kernels =
+        [
+            ("BF16", WeightScheme.BF16, 65536), ("FP8 E4M3, 128x128 E8M0", Workbench.Fp8, 131072), ("FP4 E2M1, E8M0 per 32", Workbench.Fp4, 262144), ("F32", WeightScheme.F32, 32768),
+        ];
+        var actions = new List<(string, double, Action)> { ("read", ReadBytes, () => Peaks.Read(pool, memory.Data, ReadBytes)) };
+        foreach (var (name, scheme, rows) in kernels)
+        {
+            var weight = bench.Weight(scheme, rows, Columns);
+            var op = new Linear(x, weight, bench.Empty(DType.F32, 1, rows));
+            actions.Add((name, Workbench.WeightBytes(scheme, rows, Columns), () => bench.Backend.Enqueue(op)));
+        }
+        Line($"");
+        Line($"## One token times a matrix (decoding), K = {Columns}, 512 MB of weights");
+        Table("GB/s of weights", "of read bandwidth", actions, 1e9);
+    }
+
+    private void Gemm()
+    {
+        using var bench = new Workbench(threads);
+        using var pool = new WorkerPool(threads);
+        const int Rows = 2048;
+        var actions = new List<(string, double, Action)> { ("FMA peak", 2.0 * Peaks.MultiplyItem * 4 * threads, () => Peaks.Multiply(pool, 4 * threads)) };
+        foreach (var tokens in new[] { 2, 4, 8, 32, 128 })
+        {
+            foreach (var (name, scheme) in new[] { ("BF16", WeightScheme.BF16), ("FP8", Workbench.Fp8), ("FP4", Workbench.Fp4) })
+            {
+                if (tokens is 2 or 8 or 32 && name == "BF16") continue;
+                var op = new Linear(bench.Random(tokens, Columns), bench.Weight(scheme, Rows, Columns), bench.Empty(DType.F32, tokens, Rows));
+                var repeat = Math.Max(1, 256 / tokens);
+                actions.Add(($"{name}, {tokens} tokens", 2.0 * tokens * Rows * Columns * repeat, () =>
+                {
+                    for (var i = 0; i < repeat; i++) bench.Backend.Enqueue(op);
+                }));
+            }
+        }
+        Line($"");
+        Line($"## Several tokens times a matrix [{Rows}, {Columns}]");
+        Table("GFLOP/s", "of FMA peak", actions, 1e9);
+    }
+
+    private void Attention()
+    {
+        using var bench = new Workbench(threads);
+        using var pool = new WorkerPool(threads);
+        const int Heads = 64, Width = 512, Window = 128;
+        var actions = new List<(string, double, Action)> { ("FMA peak", 2.0 * Peaks.MultiplyItem * 4 * threads, () => Peaks.Multiply(pool, 4 * threads)) };
+        var sinks = bench.Vector(new float[Heads]);
+        foreach (var (tokens, selected) in new[] { (1, 512), (16, 512), (1, 8192) })
+        {
+            var last = selected == 8192 ? 128 * 8192 - 1 : 16383;
+            var ratio = selected == 8192 ? 128 : 4;
+            var window = bench.Rows(last + 1 > 65536 ? 65536 : last + 1, 256, Width, 3);
+            if (last + 1 > 65536) window = window with { FirstPage = bench.Vector([(last + 1 - 65536) / 256]) };
+            var compressed = bench.Rows(selected == 8192 ? 8192 : 4096, 64, Width, 4);
+            Tensor list = default;
+            if (selected != 8192)
+                list = bench.Vector(Enumerable.Range(0, tokens).SelectMany(_ => Enumerable.Range(0, selected).Select(i => i * 7)).ToArray()).As(tokens, selected);
+            var op = new Attention(bench.Random(tokens, Heads, Width), bench.Tokens(tokens, last), window, Window, compressed, ratio, list, sinks, 0.044f,
+                Tensor.Create(bench.Empty(DType.F32, tokens, Heads * Width).Buffer, DType.F32, tokens, Heads, Width));
+            var work = 4.0 * tokens * Heads * Width * (Window + selected);
+            var repeat = Math.Max(1, (int)(1e9 / work));
+            actions.Add(($"{tokens} tokens, {Heads} heads, {Window} + {selected} rows of {Width}", work * repeat, () =>
+            {
+                for (var i = 0; i < repeat; i++) bench.Backend.Enqueue(op);
+            }));
+        }
+        Line($"");
+        Line($"## Attention");
+        Table("GFLOP/s", "of FMA peak", actions, 1e9);
+    }
+
+    private void Index()
+    {
+        using var bench = new Workbench(threads);
+        using var pool = new WorkerPool(threads);
+        const int Heads = 64, Width = 128, TopK = 512;
+        var actions = new List<(string, double, Action)> { ("FMA peak", 2.0 * Peaks.MultiplyItem * 4 * threads, () => Peaks.Multiply(pool, 4 * threads)) };
+        var rope = new Rope(bench.Vector(RopeFrequencies.Plain(160000, 64)));
+        foreach (var (tokens, visible) in new[] { (1, 4096), (1, 65536), (16, 4096) })
+        {
+            var queries = bench.Random(tokens, Heads, Width);
+            var op = new IndexTopK(queries, bench.Random(tokens, Heads), 0.01f, bench.Tokens(tokens, 4 * visible - 1), rope, RowRounding.HadamardFp4Block32,
+                bench.Rows(visible, 64, Width, 5), 4, bench.Empty(DType.I32, tokens, TopK));
+            var work = 2.0 * tokens * Heads * Width * visible;
+            var repeat = Math.Max(1, (int)(1e9 / work));
+            actions.Add(($"{tokens} tokens, {Heads} heads of {Width}, best {TopK} of {visible}", work * repeat, () =>
+            {
+                for (var i = 0; i < repeat; i++) bench.Backend.Enqueue(op);
+            }));
+        }
+        Line($"");
+        Line($"## Index scores and top-k");
+        Table("GFLOP/s", "of FMA peak", actions, 1e9);
+    }
+
+    /// <summary>Measures all actions in turn; the first is the yardstick.</summary>
+    private void Table(string unit, string ratio, List<(string Name, double Work, Action Run)> actions, double scale)
+    {
+        var series = actions.ConvertAll(_ => new Series());
+        for (var round = -1; round < rounds; round++)
+        {
+            for (var i = 0; i < actions.Count; i++)
+            {
+                var sample = Sample.Of(threads, actions[i].Run);
+                if (round >= 0) series[i].Add(sample); // the first round warms up
+            }
+        }
+        Line($"");
+        Line($"| kernel | {unit}, median | best | best on the wall | {ratio} |");
+        Line($"|---|---|---|---|---|");
+        for (var i = 0; i < actions.Count; i++)
+        {
+            double work = actions[i].Work / scale, yardstick = actions[0].Work / scale / series[0].Median;
+            Line($"| {actions[i].Name} | {work / series[i].Median:F1} | {work / series[i].Best:F1} | {work / series[i].BestWall:F1} | {work / series[i].Median / yardstick:P0} |");
+        }
+    }
+}
