@@ -12,7 +12,7 @@ internal static unsafe class Peaks
     private static ulong s_sink;
     private static float s_floatSink;
 
-    /// <summary>Adds up a range of memory.</summary>
+    /// <summary>Adds up a range of memory: four streams side by side with prefetch, the fastest plain read found here.</summary>
     public static void Read(WorkerPool pool, byte* data, long bytes)
     {
         var body = new ReadBody { Data = data };
@@ -25,23 +25,33 @@ internal static unsafe class Peaks
 
         public readonly void Run(int start, int end, int worker)
         {
-            byte* p = Data + ((long)start << 16), stop = Data + ((long)end << 16);
+            var sum = 0UL;
+            for (var item = start; item < end; item++)
+                sum += Streams(Data + ((long)item << 16));
+            Interlocked.Add(ref s_sink, sum);
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private static ulong Streams(byte* p)
+        {
+            const int Stream = 1 << 14;
             Vector512<ulong> a = Vector512<ulong>.Zero, b = a, c = a, d = a;
-            for (; p < stop; p += 256)
+            for (nint i = 0; i < Stream; i += 64)
             {
+                nint ahead = i < Stream - 2048 ? i + 2048 : i + 2048 + 3 * Stream; // from a stream's end to the next item
                 if (Sse.IsSupported)
                 {
-                    Sse.Prefetch0(p + 8192);
-                    Sse.Prefetch0(p + 8256);
-                    Sse.Prefetch0(p + 8320);
-                    Sse.Prefetch0(p + 8384);
+                    Sse.Prefetch1(p + ahead);
+                    Sse.Prefetch1(p + Stream + ahead);
+                    Sse.Prefetch1(p + 2 * Stream + ahead);
+                    Sse.Prefetch1(p + 3 * Stream + ahead);
                 }
-                a += Vector512.Load((ulong*)p);
-                b += Vector512.Load((ulong*)(p + 64));
-                c += Vector512.Load((ulong*)(p + 128));
-                d += Vector512.Load((ulong*)(p + 192));
+                a += Vector512.Load((ulong*)(p + i));
+                b += Vector512.Load((ulong*)(p + i + Stream));
+                c += Vector512.Load((ulong*)(p + i + 2 * Stream));
+                d += Vector512.Load((ulong*)(p + i + 3 * Stream));
             }
-            Interlocked.Add(ref s_sink, Vector512.Sum(a + b + c + d));
+            return Vector512.Sum(a + b + c + d);
         }
     }
 

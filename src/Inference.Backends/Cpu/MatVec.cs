@@ -4,8 +4,10 @@
 // Order of the sum (that of Gemm too, so that a token's bits do not depend on the company it is computed in):
 //   columns in the format's order (WeightDecoders), sixteen lanes; chain: p = fma(w_j, x_j, p) over 8 vectors (4 for narrow FP8 tiles) from p = 0;
 //   row: acc = fma(p, scale, acc) over the chains from acc = 0 (scale is 1 for unscaled formats); then Lanes.Sum(acc).
-// Variants: natural formats, FP8, FP4. Software prefetch far ahead is what fills the memory pipe; rows of a worker lie one behind the other,
-// so reading ahead past a row's end is the next row.
+// Rows are computed in bands of 4 (one row at the end), so that the activations are loaded once for four rows and chains overlap; a band does its
+// full chains in a method without calls (a call would cost every vector register), the tail of a row comes after it.
+// Prefetch goes to the second-level cache, AheadBytes before use in each row, and from a row's end on to the row of the next band: measured, that
+// is worth a third of the speed (benchmarks/LOG.md).
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
@@ -14,7 +16,8 @@ namespace Inference.Backends.Cpu;
 
 internal static unsafe class MatVec
 {
-    private const int PrefetchBytes = 8192;
+    private const int Band = 4;
+    private const int AheadBytes = 2048;
 
     /// <summary>Rows <paramref name="start"/> .. <paramref name="end"/> - 1 of y. <paramref name="x"/> is packed for the weight.</summary>
     public static void Rows(in WeightView w, int start, int end, float* x, float* y)
@@ -37,51 +40,112 @@ internal static unsafe class MatVec
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Prefetch(byte* address)
     {
-        if (Sse.IsSupported) Sse.Prefetch0(address + PrefetchBytes);
+        if (Sse.IsSupported) Sse.Prefetch1(address);
+    }
+
+    /// <summary>
+    /// How far ahead of a row's chain the prefetch goes: within the row, and for the chains from <see cref="Switch"/> on to the same row of the
+    /// next band.
+    /// </summary>
+    private readonly struct Ahead
+    {
+        public readonly nint InRow, NextBand;
+        public readonly int Switch;
+
+        public Ahead(long rowBytes, int chains, int chainBytes, int rows)
+        {
+            var lead = Math.Min(chains, AheadBytes * Band / rows / chainBytes);
+            InRow = (nint)lead * chainBytes;
+            NextBand = (nint)(InRow + (rows - 1) * rowBytes);
+            Switch = chains - lead;
+        }
     }
 
     private static void Natural<TFormat>(in WeightView w, int start, int end, float* x, float* y) where TFormat : struct, INaturalFormat
     {
-        var size = TFormat.BytesPerElement;
-        int vectors = w.Columns / 16, rest = w.Columns % 16, chains = vectors / 8;
-        for (var n = start; n < end; n++)
+        int vectors = w.Columns / 16, rest = w.Columns % 16, chains = vectors / 8, chainBytes = 128 * TFormat.BytesPerElement;
+        var sums = stackalloc Vector512<float>[Band];
+        for (var n = start; n < end;)
         {
-            var row = w.Row(n);
-            var acc = Vector512<float>.Zero;
-            var a = x;
-            for (var chain = 0; chain < chains; chain++, row += 128 * size, a += 128)
+            var rows = n + Band <= end ? Band : 1;
+            var ahead = new Ahead(w.RowBytes, chains, chainBytes, rows);
+            if (rows == Band) NaturalBand<TFormat>(w.Row(n), w.RowBytes, x, chains, ahead, sums);
+            else NaturalRow<TFormat>(w.Row(n), x, chains, ahead, sums);
+            for (var r = 0; r < rows; r++, n++)
             {
-                Prefetch(row);
-                Prefetch(row + 64);
-                Prefetch(row + 128);
-                Prefetch(row + 192);
-                if (size == 4)
-                {
-                    Prefetch(row + 256);
-                    Prefetch(row + 320);
-                    Prefetch(row + 384);
-                    Prefetch(row + 448);
-                }
-                var p = Fma(TFormat.Load(row), Vector512.Load(a), Vector512<float>.Zero);
-                p = Fma(TFormat.Load(row + 16 * size), Vector512.Load(a + 16), p);
-                p = Fma(TFormat.Load(row + 32 * size), Vector512.Load(a + 32), p);
-                p = Fma(TFormat.Load(row + 48 * size), Vector512.Load(a + 48), p);
-                p = Fma(TFormat.Load(row + 64 * size), Vector512.Load(a + 64), p);
-                p = Fma(TFormat.Load(row + 80 * size), Vector512.Load(a + 80), p);
-                p = Fma(TFormat.Load(row + 96 * size), Vector512.Load(a + 96), p);
-                p = Fma(TFormat.Load(row + 112 * size), Vector512.Load(a + 112), p);
-                acc += p;
+                if (vectors % 8 != 0 || rest != 0)
+                    sums[r] += NaturalTail<TFormat>(w.Row(n) + (long)chains * chainBytes, x + chains * 128, vectors % 8, rest);
+                y[n] = Lanes.Sum(sums[r]);
             }
-            if (vectors % 8 != 0 || rest != 0)
-            {
-                var p = Vector512<float>.Zero;
-                for (var j = chains * 8; j < vectors; j++, row += 16 * size, a += 16)
-                    p = Fma(TFormat.Load(row), Vector512.Load(a), p);
-                if (rest != 0) p = Fma(LoadTail<TFormat>(row, rest), Vector512.Load(a), p);
-                acc += p;
-            }
-            y[n] = Lanes.Sum(acc);
         }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void NaturalBand<TFormat>(byte* row, long rowBytes, float* x, int chains, in Ahead aheads, Vector512<float>* sums)
+        where TFormat : struct, INaturalFormat
+    {
+        var size = TFormat.BytesPerElement;
+        byte* w0 = row, w1 = row + rowBytes, w2 = w1 + rowBytes, w3 = w2 + rowBytes;
+        Vector512<float> s0 = Vector512<float>.Zero, s1 = s0, s2 = s0, s3 = s0;
+        var ahead = aheads.InRow;
+        for (var chain = 0; chain < chains; chain++)
+        {
+            if (chain == aheads.Switch) ahead = aheads.NextBand;
+            for (var line = 0; line < 128 * size; line += 64)
+            {
+                Prefetch(w0 + ahead + line);
+                Prefetch(w1 + ahead + line);
+                Prefetch(w2 + ahead + line);
+                Prefetch(w3 + ahead + line);
+            }
+            Vector512<float> p0 = Vector512<float>.Zero, p1 = p0, p2 = p0, p3 = p0;
+            for (var j = 0; j < 8; j++, x += 16)
+            {
+                var a = Vector512.Load(x);
+                p0 = Fma(TFormat.Load(w0), a, p0);
+                p1 = Fma(TFormat.Load(w1), a, p1);
+                p2 = Fma(TFormat.Load(w2), a, p2);
+                p3 = Fma(TFormat.Load(w3), a, p3);
+                w0 += 16 * size;
+                w1 += 16 * size;
+                w2 += 16 * size;
+                w3 += 16 * size;
+            }
+            s0 += p0;
+            s1 += p1;
+            s2 += p2;
+            s3 += p3;
+        }
+        sums[0] = s0;
+        sums[1] = s1;
+        sums[2] = s2;
+        sums[3] = s3;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void NaturalRow<TFormat>(byte* row, float* x, int chains, in Ahead aheads, Vector512<float>* sum)
+        where TFormat : struct, INaturalFormat
+    {
+        var size = TFormat.BytesPerElement;
+        var s = Vector512<float>.Zero;
+        for (var chain = 0; chain < chains; chain++)
+        {
+            for (var line = 0; line < 128 * size; line += 64)
+                Prefetch(row + aheads.InRow + line);
+            var p = Vector512<float>.Zero;
+            for (var j = 0; j < 8; j++, x += 16, row += 16 * size)
+                p = Fma(TFormat.Load(row), Vector512.Load(x), p);
+            s += p;
+        }
+        *sum = s;
+    }
+
+    private static Vector512<float> NaturalTail<TFormat>(byte* row, float* x, int vectors, int rest) where TFormat : struct, INaturalFormat
+    {
+        var p = Vector512<float>.Zero;
+        for (var j = 0; j < vectors; j++, row += 16 * TFormat.BytesPerElement, x += 16)
+            p = Fma(TFormat.Load(row), Vector512.Load(x), p);
+        return rest == 0 ? p : Fma(LoadTail<TFormat>(row, rest), Vector512.Load(x), p);
     }
 
     /// <summary>The last elements of a row, the other lanes zero.</summary>
@@ -95,56 +159,74 @@ internal static unsafe class MatVec
 
     private static void Fp8(in WeightView w, int start, int end, float* x, float* y)
     {
-        var tables = new WeightDecoders.Fp8Tables();
         int chains = w.Columns / 128, rest = w.Columns % 128;
+        var sums = stackalloc Vector512<float>[1];
         var tail = stackalloc byte[128];
+        var ahead = new Ahead(w.RowBytes, chains, 128, 1);
         for (var n = start; n < end; n++)
         {
-            var row = w.Row(n);
             var scales = w.RowScales(n);
-            var acc = Vector512<float>.Zero;
-            var a = x;
-            for (var chain = 0; chain < chains; chain++, row += 128, a += 128)
-            {
-                Prefetch(row);
-                Prefetch(row + 64);
-                var p = Fp8Half(Fp8Half(Vector512<float>.Zero, row, tables, a), row + 64, tables, a + 64);
-                acc = Fma(p, Vector512.Create(scales[chain]), acc);
-            }
+            Fp8Row(w.Row(n), scales, x, chains, ahead, sums);
             if (rest != 0)
             {
-                CopyTail(row, rest, tail, 128);
-                var p = Fp8Half(Vector512<float>.Zero, tail, tables, a);
-                if (rest > 64) p = Fp8Half(p, tail + 64, tables, a + 64);
-                acc = Fma(p, Vector512.Create(scales[chains]), acc);
+                CopyTail(w.Row(n) + chains * 128L, rest, tail, 128);
+                var tables = new WeightDecoders.Fp8Tables();
+                var p = Fp8Half(Vector512<float>.Zero, tail, tables, x + chains * 128);
+                if (rest > 64) p = Fp8Half(p, tail + 64, tables, x + chains * 128 + 64);
+                *sums = Fma(p, Vector512.Create(scales[chains]), *sums);
             }
-            y[n] = Lanes.Sum(acc);
+            y[n] = Lanes.Sum(*sums);
         }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Fp8Row(byte* row, float* scales, float* x, int chains, in Ahead aheads, Vector512<float>* sum)
+    {
+        var tables = new WeightDecoders.Fp8Tables();
+        var s = Vector512<float>.Zero;
+        var ahead = aheads.InRow;
+        for (var chain = 0; chain < chains; chain++, row += 128, x += 128)
+        {
+            Prefetch(row + ahead);
+            Prefetch(row + ahead + 64);
+            var p = Fp8Half(Fp8Half(Vector512<float>.Zero, row, tables, x), row + 64, tables, x + 64);
+            s = Fma(p, Vector512.Create(scales[chain]), s);
+        }
+        *sum = s;
     }
 
     private static void Fp8Narrow(in WeightView w, int start, int end, float* x, float* y)
     {
-        var tables = new WeightDecoders.Fp8Tables();
         int chains = w.Columns / 64, rest = w.Columns % 64;
+        var sums = stackalloc Vector512<float>[1];
         var tail = stackalloc byte[64];
+        var ahead = new Ahead(w.RowBytes, chains, 64, 1);
         for (var n = start; n < end; n++)
         {
-            var row = w.Row(n);
             var scales = w.RowScales(n);
-            var acc = Vector512<float>.Zero;
-            var a = x;
-            for (var chain = 0; chain < chains; chain++, row += 64, a += 64, scales += 4)
-            {
-                Prefetch(row);
-                acc = Fma(Fp8Half(Vector512<float>.Zero, row, tables, a), WeightDecoders.Quarters(scales), acc);
-            }
+            Fp8NarrowRow(w.Row(n), scales, x, chains, ahead, sums);
             if (rest != 0)
             {
-                CopyTail(row, rest, tail, 64);
-                acc = Fma(Fp8Half(Vector512<float>.Zero, tail, tables, a), WeightDecoders.Quarters(scales), acc);
+                CopyTail(w.Row(n) + chains * 64L, rest, tail, 64);
+                var p = Fp8Half(Vector512<float>.Zero, tail, new WeightDecoders.Fp8Tables(), x + chains * 64);
+                *sums = Fma(p, WeightDecoders.Quarters(scales + chains * 4), *sums);
             }
-            y[n] = Lanes.Sum(acc);
+            y[n] = Lanes.Sum(*sums);
         }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Fp8NarrowRow(byte* row, float* scales, float* x, int chains, in Ahead aheads, Vector512<float>* sum)
+    {
+        var tables = new WeightDecoders.Fp8Tables();
+        var s = Vector512<float>.Zero;
+        var ahead = aheads.InRow;
+        for (var chain = 0; chain < chains; chain++, row += 64, x += 64, scales += 4)
+        {
+            Prefetch(row + ahead);
+            s = Fma(Fp8Half(Vector512<float>.Zero, row, tables, x), WeightDecoders.Quarters(scales), s);
+        }
+        *sum = s;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -165,29 +247,116 @@ internal static unsafe class MatVec
 
     private static void Fp4(in WeightView w, int start, int end, float* x, float* y)
     {
-        var table = WeightDecoders.Fp4Table;
         int chains = w.Columns / 128, rest = w.Columns % 128;
-        var tail = stackalloc byte[64];
-        for (var n = start; n < end; n++)
+        var sums = stackalloc Vector512<float>[Band];
+        for (var n = start; n < end;)
         {
-            var row = w.Row(n);
+            var rows = n + Band <= end && w.TileRows == 1 ? Band : 1;
             var codes = w.RowScaleCodes(n);
-            var special = WeightDecoders.AnySpecialScale(codes, w.ScaleStride);
-            var acc = Vector512<float>.Zero;
-            var a = x;
-            for (var chain = 0; chain < chains; chain++, row += 64, a += 128, codes += 4)
+            if (WeightDecoders.AnySpecialScale(codes, w.ScaleStride * rows))
             {
-                Prefetch(row);
-                var scales = special ? WeightDecoders.AnyFp4Scales(codes, 4) : WeightDecoders.Fp4Scales(codes);
-                acc = Fma(Fp4Chain(table, Vector512.Load((uint*)row), a), scales, acc);
+                rows = 1;
+                Fp4AnyRow(w.Row(n), codes, x, chains, sums);
             }
-            if (rest != 0)
+            else
             {
-                CopyTail(row, rest / 2, tail, 64);
-                acc = Fma(Fp4Chain(table, Vector512.Load((uint*)tail), a), WeightDecoders.AnyFp4Scales(codes, (rest + 31) / 32), acc);
+                var ahead = new Ahead(w.RowBytes, chains, 64, rows);
+                if (rows == Band) Fp4Band(w.Row(n), w.RowBytes, codes, w.ScaleStride, x, chains, ahead, sums);
+                else Fp4Row(w.Row(n), codes, x, chains, ahead, sums);
             }
-            y[n] = Lanes.Sum(acc);
+            for (var r = 0; r < rows; r++, n++)
+            {
+                if (rest != 0) sums[r] = Fp4Tail(w.Row(n) + chains * 64L, rest, w.RowScaleCodes(n) + chains * 4, x + chains * 128, sums[r]);
+                y[n] = Lanes.Sum(sums[r]);
+            }
         }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Fp4Band(byte* row, long rowBytes, byte* codes, long codeStride, float* x, int chains, in Ahead aheads, Vector512<float>* sums)
+    {
+        var table = WeightDecoders.Fp4Table;
+        byte* w0 = row, w1 = row + rowBytes, w2 = w1 + rowBytes, w3 = w2 + rowBytes;
+        byte* c0 = codes, c1 = codes + codeStride, c2 = c1 + codeStride, c3 = c2 + codeStride;
+        Vector512<float> s0 = Vector512<float>.Zero, s1 = s0, s2 = s0, s3 = s0;
+        var ahead = aheads.InRow;
+        for (var chain = 0; chain < chains; chain++, x += 128)
+        {
+            if (chain == aheads.Switch) ahead = aheads.NextBand;
+            Prefetch(w0 + ahead);
+            Prefetch(w1 + ahead);
+            Prefetch(w2 + ahead);
+            Prefetch(w3 + ahead);
+            Vector512<uint> d0 = Vector512.Load((uint*)w0), d1 = Vector512.Load((uint*)w1), d2 = Vector512.Load((uint*)w2), d3 = Vector512.Load((uint*)w3);
+            Vector512<float> p0 = Vector512<float>.Zero, p1 = p0, p2 = p0, p3 = p0;
+            Fp4Step(table, d0, d1, d2, d3, x, ref p0, ref p1, ref p2, ref p3);
+            Fp4Step(table, d0 >>> 4, d1 >>> 4, d2 >>> 4, d3 >>> 4, x + 16, ref p0, ref p1, ref p2, ref p3);
+            Fp4Step(table, d0 >>> 8, d1 >>> 8, d2 >>> 8, d3 >>> 8, x + 32, ref p0, ref p1, ref p2, ref p3);
+            Fp4Step(table, d0 >>> 12, d1 >>> 12, d2 >>> 12, d3 >>> 12, x + 48, ref p0, ref p1, ref p2, ref p3);
+            Fp4Step(table, d0 >>> 16, d1 >>> 16, d2 >>> 16, d3 >>> 16, x + 64, ref p0, ref p1, ref p2, ref p3);
+            Fp4Step(table, d0 >>> 20, d1 >>> 20, d2 >>> 20, d3 >>> 20, x + 80, ref p0, ref p1, ref p2, ref p3);
+            Fp4Step(table, d0 >>> 24, d1 >>> 24, d2 >>> 24, d3 >>> 24, x + 96, ref p0, ref p1, ref p2, ref p3);
+            Fp4Step(table, d0 >>> 28, d1 >>> 28, d2 >>> 28, d3 >>> 28, x + 112, ref p0, ref p1, ref p2, ref p3);
+            s0 = Fma(p0, WeightDecoders.Fp4Scales(c0), s0);
+            s1 = Fma(p1, WeightDecoders.Fp4Scales(c1), s1);
+            s2 = Fma(p2, WeightDecoders.Fp4Scales(c2), s2);
+            s3 = Fma(p3, WeightDecoders.Fp4Scales(c3), s3);
+            w0 += 64;
+            w1 += 64;
+            w2 += 64;
+            w3 += 64;
+            c0 += 4;
+            c1 += 4;
+            c2 += 4;
+            c3 += 4;
+        }
+        sums[0] = s0;
+        sums[1] = s1;
+        sums[2] = s2;
+        sums[3] = s3;
+    }
+
+    /// <summary>One vector of four rows.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Fp4Step(
+        Vector512<float> table, Vector512<uint> d0, Vector512<uint> d1, Vector512<uint> d2, Vector512<uint> d3, float* x,
+        ref Vector512<float> p0, ref Vector512<float> p1, ref Vector512<float> p2, ref Vector512<float> p3)
+    {
+        var a = Vector512.Load(x);
+        p0 = Fma(WeightDecoders.Fp4(table, d0), a, p0);
+        p1 = Fma(WeightDecoders.Fp4(table, d1), a, p1);
+        p2 = Fma(WeightDecoders.Fp4(table, d2), a, p2);
+        p3 = Fma(WeightDecoders.Fp4(table, d3), a, p3);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Fp4Row(byte* row, byte* codes, float* x, int chains, in Ahead aheads, Vector512<float>* sum)
+    {
+        var table = WeightDecoders.Fp4Table;
+        var s = Vector512<float>.Zero;
+        for (var chain = 0; chain < chains; chain++, row += 64, x += 128, codes += 4)
+        {
+            Prefetch(row + aheads.InRow);
+            s = Fma(Fp4Chain(table, Vector512.Load((uint*)row), x), WeightDecoders.Fp4Scales(codes), s);
+        }
+        *sum = s;
+    }
+
+    /// <summary>A row with scales that are not just exponents.</summary>
+    private static void Fp4AnyRow(byte* row, byte* codes, float* x, int chains, Vector512<float>* sum)
+    {
+        var table = WeightDecoders.Fp4Table;
+        var s = Vector512<float>.Zero;
+        for (var chain = 0; chain < chains; chain++, row += 64, x += 128, codes += 4)
+            s = Fma(Fp4Chain(table, Vector512.Load((uint*)row), x), WeightDecoders.AnyFp4Scales(codes, 4), s);
+        *sum = s;
+    }
+
+    private static Vector512<float> Fp4Tail(byte* row, int rest, byte* codes, float* x, Vector512<float> sum)
+    {
+        var tail = stackalloc byte[64];
+        CopyTail(row, rest / 2, tail, 64);
+        return Fma(Fp4Chain(WeightDecoders.Fp4Table, Vector512.Load((uint*)tail), x), WeightDecoders.AnyFp4Scales(codes, (rest + 31) / 32), sum);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
