@@ -52,6 +52,20 @@ internal unsafe struct WeightView
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public readonly byte* Row(long n) => Data + n * RowBytes;
 
+    /// <summary>Address of a vector of a row; vectors begin at multiples of their chain.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public readonly byte* Vector(int n, int vector) => Row(n) + BytesOf(vector);
+
+    /// <summary>Bytes of whole vectors.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public readonly long BytesOf(int vectors) => Format switch
+    {
+        WeightFormat.F32 => vectors * 64L,
+        WeightFormat.BF16 or WeightFormat.F16 => vectors * 32L,
+        WeightFormat.Fp4 => vectors * 8L,
+        _ => vectors * 16L,
+    };
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public readonly float* RowScales(int n) => Scales + (long)(n / TileRows) * ScaleStride;
 

@@ -12,9 +12,9 @@ namespace Inference.Backends.Cpu;
 
 internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
 {
-    private const int RowBlock = 2 * Gemm.Panel;
+    private const int RowBlock = Gemm.Block;
 
-    private readonly Scratch _packed = new(), _lists = new(), _views = new(), _workers = new(), _down = new(), _vectors = new();
+    private readonly Scratch _packed = new(), _lists = new(), _views = new(), _workers = new(), _down = new();
 
     /// <summary>The pairs of a call, sorted by expert and, within an expert, by pair.</summary>
     private struct Grouping
@@ -23,6 +23,10 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         public int* Experts; // [Active] ids of experts that have pairs
         public int* Starts; // [Active + 1] into Pairs
         public int Active;
+
+        /// <summary>The batch of group g that starts with pair <paramref name="first"/> of the sorted pairs.</summary>
+        public readonly PackedBatch Batch(int g, int first, float* packed, int vectors) =>
+            new(packed + PackedBatch.Floats(first, vectors), Math.Min(Gemm.TokensMax, Starts[g + 1] - first), vectors);
     }
 
     public void Run(in ExpertGateUp op)
@@ -33,10 +37,7 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         var views = Views(op.Gate, groups, 0, 2);
         Views(op.Up, groups, 1, 2);
 
-        // The activations once per token; every pair points at its token's copy.
-        var x = (float**)_vectors.Get<nint>((long)tokens * perToken);
-        Pack(views[0], op.Input.F32(), op.Input.RowStride, tokens, x, perToken);
-
+        var x = Pack(views[0], groups, op.Input.F32(), op.Input.RowStride, perToken, slotStride: 0);
         var tokensMax = Math.Min(Gemm.TokensMax, tokens * perToken);
         var body = new GateUpBody
         {
@@ -51,7 +52,7 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
             Output = op.Output.F32(),
             OutputStride = op.Output.RowStride,
             TokensMax = tokensMax,
-            ScratchStride = Gemm.ScratchFloats(tokensMax) + 2L * tokensMax * RowBlock + 8L * tokensMax,
+            ScratchStride = Gemm.ScratchFloats(tokensMax) + 2L * tokensMax * RowBlock + 2L * tokensMax,
         };
         body.Scratch = _workers.Get<float>(body.ScratchStride * pool.Threads);
         var blocks = (body.Inner + RowBlock - 1) / RowBlock;
@@ -75,9 +76,7 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         var groups = Group("ExpertDownCombine.ExpertIds", op.ExpertIds.Slice(first, tokens), op.Down.Length);
         var views = Views(op.Down, groups, 0, 1);
         var pairs = tokens * perToken;
-        var x = (float**)_vectors.Get<nint>(pairs);
-        PackPairs(views[0], op.Hidden.F32(first), op.Hidden.RowStride, tokens, perToken, x);
-
+        var x = Pack(views[0], groups, op.Hidden.F32(first), op.Hidden.RowStride, perToken, slotStride: inner);
         var tokensMax = Math.Min(Gemm.TokensMax, pairs);
         var body = new DownBody
         {
@@ -88,7 +87,7 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
             Blocks = (width + RowBlock - 1) / RowBlock,
             Results = _down.Get<float>((long)pairs * width),
             TokensMax = tokensMax,
-            ScratchStride = Gemm.ScratchFloats(tokensMax) + 8L * tokensMax,
+            ScratchStride = Gemm.ScratchFloats(tokensMax) + 2L * tokensMax,
         };
         body.Scratch = _workers.Get<float>(body.ScratchStride * pool.Threads);
         var work = (long)RowBlock * inner * pairs / groups.Active;
@@ -157,44 +156,49 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         return views;
     }
 
-    /// <summary>Pointers of all pairs to the packed activations of their tokens.</summary>
-    private void Pack(in WeightView w, float* input, long inputStride, int tokens, float** x, int perToken)
+    /// <summary>
+    /// The activations of all pairs in the order of the grouping, packed in batches of at most <see cref="Gemm.TokensMax"/> tokens of one expert: the batch
+    /// that starts with pair i lies at i x vectors x 16 floats.
+    /// </summary>
+    /// <param name="slotStride">Floats from a token's slot to the next; 0 if all slots share the token's vector.</param>
+    private float* Pack(in WeightView w, in Grouping groups, float* input, long inputStride, int perToken, int slotStride)
     {
-        PackPairs(w, input, inputStride, tokens, 1, x);
-        for (var t = tokens - 1; t >= 0; t--) // backwards: x[t] is read before anything is written over it
+        var pairs = groups.Starts[groups.Active];
+        var body = new PackBody
         {
-            var vector = x[t];
-            for (var s = 0; s < perToken; s++)
-                x[t * perToken + s] = vector;
-        }
-    }
-
-    private void PackPairs(in WeightView w, float* input, long inputStride, int tokens, int perToken, float** x)
-    {
-        for (var t = 0; t < tokens; t++)
-        {
-            for (var s = 0; s < perToken; s++)
-                x[t * perToken + s] = input + t * inputStride + (long)s * w.Columns;
-        }
-        if (!LinearKernel.NeedsPacking(w)) return;
-        long stride = w.Vectors * 16;
-        var body = new PackBody { Weight = w, Vectors = x, Packed = _packed.Get<float>(stride * tokens * perToken), Stride = stride };
-        pool.For(ref body, tokens * perToken, pool.Grain(w.Columns * 4L));
+            Weight = w,
+            Groups = groups,
+            Input = input,
+            InputStride = inputStride,
+            SlotStride = slotStride,
+            PerToken = perToken,
+            Packed = _packed.Get<float>(PackedBatch.Floats(pairs, w.Vectors)),
+        };
+        pool.For(ref body, groups.Active, pool.Grain(w.Columns * 4L * pairs / groups.Active));
+        return body.Packed;
     }
 
     private struct PackBody : IParallelBody
     {
         public WeightView Weight;
-        public float** Vectors;
-        public float* Packed;
-        public long Stride;
+        public Grouping Groups;
+        public float* Input, Packed;
+        public long InputStride;
+        public int SlotStride, PerToken;
 
         public readonly void Run(int start, int end, int worker)
         {
-            for (var i = start; i < end; i++)
+            for (var g = start; g < end; g++)
             {
-                WeightDecoders.Pack(Weight, Vectors[i], Packed + i * Stride);
-                Vectors[i] = Packed + i * Stride;
+                for (var first = Groups.Starts[g]; first < Groups.Starts[g + 1]; first += Gemm.TokensMax)
+                {
+                    var batch = Groups.Batch(g, first, Packed, Weight.Vectors);
+                    for (var i = 0; i < batch.Tokens; i++)
+                    {
+                        var (t, s) = Math.DivRem(Groups.Pairs[first + i], PerToken);
+                        batch.Pack(Weight, i, Input + t * InputStride + (long)s * SlotStride);
+                    }
+                }
             }
         }
     }
@@ -203,8 +207,7 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
     {
         public Grouping Groups;
         public WeightView* Views; // [active, 2]: gate, up
-        public float** X; // [pairs]
-        public float* Weights, Output, Scratch;
+        public float* X, Weights, Output, Scratch;
         public long WeightsStride, OutputStride, ScratchStride;
         public int PerToken, Inner, Blocks, TokensMax;
         public float Limit;
@@ -213,29 +216,27 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         {
             var scratch = Scratch + worker * ScratchStride;
             float* gate = scratch + Gemm.ScratchFloats(TokensMax), up = gate + TokensMax * RowBlock;
-            float** x = (float**)(up + TokensMax * RowBlock), y = x + TokensMax;
+            var y = (float**)(up + TokensMax * RowBlock);
             for (var item = start; item < end; item++)
             {
                 int g = item / Blocks, n = item % Blocks * RowBlock, stop = Math.Min(n + RowBlock, Inner);
-                for (var first = Groups.Starts[g]; first < Groups.Starts[g + 1]; first += TokensMax)
+                for (var first = Groups.Starts[g]; first < Groups.Starts[g + 1]; first += Gemm.TokensMax)
                 {
-                    var count = Math.Min(TokensMax, Groups.Starts[g + 1] - first);
-                    for (var i = 0; i < count; i++)
-                        x[i] = X[Groups.Pairs[first + i]];
-                    Multiply(Views[2 * g], n, stop, x, y, count, gate, scratch);
-                    Multiply(Views[2 * g + 1], n, stop, x, y, count, up, scratch);
-                    for (var i = 0; i < count; i++)
+                    var x = Groups.Batch(g, first, X, Views[2 * g].Vectors);
+                    Multiply(Views[2 * g], n, stop, x, y, gate, scratch);
+                    Multiply(Views[2 * g + 1], n, stop, x, y, up, scratch);
+                    for (var i = 0; i < x.Tokens; i++)
                         Finish(Groups.Pairs[first + i], n, stop - n, gate + i * RowBlock, up + i * RowBlock);
                 }
             }
         }
 
-        private static void Multiply(in WeightView w, int n, int stop, float** x, float** y, int count, float* results, float* scratch)
+        private static void Multiply(in WeightView w, int n, int stop, in PackedBatch x, float** y, float* results, float* scratch)
         {
-            for (var i = 0; i < count; i++)
+            for (var i = 0; i < x.Tokens; i++)
                 y[i] = results + i * RowBlock - n;
-            if (count == 1) MatVec.Rows(w, n, stop, x[0], y[0]);
-            else Gemm.Rows(w, n, stop, x, y, count, scratch);
+            if (x.Tokens == 1) MatVec.Rows(w, n, stop, x.Group(0), y[0]);
+            else Gemm.Rows(w, n, stop, x, y, scratch);
         }
 
         private readonly void Finish(int pair, int n, int rows, float* gate, float* up)
@@ -250,29 +251,24 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
     {
         public Grouping Groups;
         public WeightView* Views; // [active]
-        public float** X; // [pairs]
-        public float* Results, Scratch; // [pairs, width]
+        public float* X, Results, Scratch; // results [pairs, width]
         public long ScratchStride;
         public int Width, Blocks, TokensMax;
 
         public readonly void Run(int start, int end, int worker)
         {
             var scratch = Scratch + worker * ScratchStride;
-            float** x = (float**)(scratch + Gemm.ScratchFloats(TokensMax)), y = x + TokensMax;
+            var y = (float**)(scratch + Gemm.ScratchFloats(TokensMax));
             for (var item = start; item < end; item++)
             {
                 int g = item / Blocks, n = item % Blocks * RowBlock, stop = Math.Min(n + RowBlock, Width);
-                for (var first = Groups.Starts[g]; first < Groups.Starts[g + 1]; first += TokensMax)
+                for (var first = Groups.Starts[g]; first < Groups.Starts[g + 1]; first += Gemm.TokensMax)
                 {
-                    var count = Math.Min(TokensMax, Groups.Starts[g + 1] - first);
-                    for (var i = 0; i < count; i++)
-                    {
-                        var pair = Groups.Pairs[first + i];
-                        x[i] = X[pair];
-                        y[i] = Results + (long)pair * Width;
-                    }
-                    if (count == 1) MatVec.Rows(Views[g], n, stop, x[0], y[0]);
-                    else Gemm.Rows(Views[g], n, stop, x, y, count, scratch);
+                    var x = Groups.Batch(g, first, X, Views[g].Vectors);
+                    for (var i = 0; i < x.Tokens; i++)
+                        y[i] = Results + (long)Groups.Pairs[first + i] * Width;
+                    if (x.Tokens == 1) MatVec.Rows(Views[g], n, stop, x.Group(0), y[0]);
+                    else Gemm.Rows(Views[g], n, stop, x, y, scratch);
                 }
             }
         }
@@ -317,6 +313,5 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         _views.Dispose();
         _workers.Dispose();
         _down.Dispose();
-        _vectors.Dispose();
     }
 }

@@ -1,14 +1,16 @@
 // Weight matrix times several vectors: y[t][n] = sum over k of W[n, k] x[t][k], the kernel of prefill and of batched decoding. Bound by FMAs:
-// a weight is decoded once into a panel that stays in the cache and then meets all tokens of the tile.
+// a weight is decoded once into a panel that stays in the first-level cache and then meets all tokens of the tile.
 //
-// Order of the sum: exactly that of MatVec (see there). Blocking never changes it: rows (Panel), tokens (4, 2 or 1 side by side) and pieces of K
-// (PieceVectors) only decide which sums are under way at the same time; between pieces the sixteen lanes of a sum wait in memory.
-// With 256-bit registers the micro kernel runs once for lanes 0..7 and once for 8..15 (four times with 128 bits): lanes meet only at the end.
+// Order of the sum: exactly that of MatVec (see there). Blocking never changes it: rows (Block, Panel), tokens (four side by side, or the few that are
+// left) and pieces of K (PieceVectors) only decide which sums are under way at the same time; between chains the sixteen lanes of a sum wait in memory.
+// Blocks of rows share a piece of the activations, which the second-level cache holds for them.
+// With 256-bit registers the micro kernels run once for lanes 0..7 and once for 8..15 (four times with 128 bits): lanes meet only at the end.
 //
+// Layouts, chosen so that a micro kernel walks two pointers: activations in groups of four tokens [group][vector][token of the group][16], the last
+// group as narrow as it is (PackedBatch); panel [four rows][vector][row][16], scales [four rows][chain][row][16], sums [group][four rows][token][row][16].
 // The scratch is the caller's; see ScratchFloats.
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
-using System.Runtime.Intrinsics.X86;
 
 namespace Inference.Backends.Cpu;
 
@@ -73,177 +75,269 @@ internal readonly unsafe struct FourLanes(Vector128<float> v) : ILaneGroup<FourL
     public static FourLanes Fma(FourLanes a, FourLanes b, FourLanes c) => new(Vector128.FusedMultiplyAdd(a._v, b._v, c._v));
 }
 
+/// <summary>Where a batch of activation vectors lies when packed for a weight: in groups of four, the vectors of a group interleaved.</summary>
+internal readonly unsafe struct PackedBatch(float* data, int tokens, int vectors)
+{
+    public const int GroupTokens = 4;
+
+    public int Tokens { get; } = tokens;
+
+    public static long Floats(int tokens, int vectors) => (long)tokens * vectors * Lanes.Count;
+
+    /// <summary>First float of a group.</summary>
+    public float* Group(int group) => data + (long)group * GroupTokens * vectors * Lanes.Count;
+
+    public int WidthOf(int group) => Math.Min(GroupTokens, Tokens - group * GroupTokens);
+
+    /// <summary>Packs one token.</summary>
+    public void Pack(in WeightView w, int token, float* source)
+    {
+        var (group, place) = Math.DivRem(token, GroupTokens);
+        WeightDecoders.Pack(w, source, Group(group) + place * Lanes.Count, WidthOf(group) * Lanes.Count);
+    }
+}
+
 internal static unsafe class Gemm
 {
-    /// <summary>Rows decoded together.</summary>
-    public const int Panel = 16;
+    /// <summary>Rows that are worked on together; a good multiple for cutting work.</summary>
+    public const int Block = 32;
+
+    private const int Panel = 8; // rows decoded together
 
     /// <summary>Tokens computed together; callers cut longer batches.</summary>
     public const int TokensMax = 128;
 
-    private const int PieceVectors = 32; // 512 columns: the panel takes 32 KB
+    private const int PieceVectors = 32; // 512 columns: the panel takes 16 KB of the first-level cache, a group of activations 8 KB
 
     private const int PanelFloats = Panel * PieceVectors * 16;
     private const int ScaleFloats = Panel * (PieceVectors / 4) * 16;
+    private const int FourRows = 4 * PieceVectors * 16;
+    private const int FourScales = 4 * (PieceVectors / 4) * 16;
 
     /// <summary>Floats of scratch that one worker needs for this many tokens.</summary>
-    public static long ScratchFloats(int tokens) => PanelFloats + ScaleFloats + (long)tokens * Panel * 16;
+    public static long ScratchFloats(int tokens) => Math.Max(PanelFloats + ScaleFloats + (long)tokens * Block * 16, FewTokens.ScratchFloats(tokens));
 
     /// <summary>Rows <paramref name="start"/> .. <paramref name="end"/> - 1 of every y[t].</summary>
-    /// <param name="x">Per token, its packed vector.</param>
     /// <param name="y">Per token, where element n of its result is y[t][n].</param>
-    public static void Rows(in WeightView w, int start, int end, float** x, float** y, int tokens, float* scratch)
+    public static void Rows(in WeightView w, int start, int end, in PackedBatch x, float** y, float* scratch)
     {
-        if (Vector512.IsHardwareAccelerated) Rows<SixteenLanes>(w, start, end, x, y, tokens, scratch);
-        else if (Vector256.IsHardwareAccelerated) Rows<EightLanes>(w, start, end, x, y, tokens, scratch);
-        else Rows<FourLanes>(w, start, end, x, y, tokens, scratch);
+        for (; start < end && FewTokens.Covers(w, start, Math.Min(start + Block, end), x.Tokens); start += Block)
+            FewTokens.Rows(w, start, Math.Min(start + Block, end), x, y, scratch);
+        if (start >= end) return;
+        if (Vector512.IsHardwareAccelerated) Rows<SixteenLanes>(w, start, end, x, y, scratch);
+        else if (Vector256.IsHardwareAccelerated) Rows<EightLanes>(w, start, end, x, y, scratch);
+        else Rows<FourLanes>(w, start, end, x, y, scratch);
     }
 
-    private static void Rows<TLanes>(in WeightView w, int start, int end, float** x, float** y, int tokens, float* scratch)
+    private static void Rows<TLanes>(in WeightView w, int start, int end, in PackedBatch x, float** y, float* scratch)
         where TLanes : struct, ILaneGroup<TLanes>
     {
         float* panel = scratch, scales = panel + PanelFloats, sums = scales + ScaleFloats;
-        int vectors = w.Vectors, chain = w.Chain;
-        for (var n = start; n < end; n += Panel)
+        int vectors = w.Vectors, panelSums = x.Tokens * Panel * 16;
+        for (var n = start; n < end; n += Block)
         {
-            var rows = Math.Min(Panel, end - n);
-            new Span<float>(sums, tokens * Panel * 16).Clear();
+            var rows = Math.Min(Block, end - n);
+            new Span<float>(sums, (rows + Panel - 1) / Panel * panelSums).Clear();
             for (var v = 0; v < vectors; v += PieceVectors)
             {
                 var piece = Math.Min(PieceVectors, vectors - v);
-                PanelDecoder.Decode(w, n, rows, v, piece, panel, PieceVectors * 16, scales);
+                var next = v + piece < vectors ? w.BytesOf(piece) : Block * w.RowBytes - w.BytesOf(v);
+                for (var r = 0; r < rows; r += Panel)
+                {
+                    var panelRows = Math.Min(Panel, rows - r);
+                    PanelDecoder.Decode(w, n + r, panelRows, v, piece, panel, FourRows, scales, FourScales, (nint)next);
+                    MultiplyPanel<TLanes>(panel, scales, (panelRows + 3) / 4, x, v, piece, w.Chain, sums + r / Panel * panelSums);
+                }
+            }
+            for (var r = 0; r < rows; r += Panel)
+                Finish(sums + r / Panel * panelSums, n + r, Math.Min(Panel, rows - r), x, y);
+        }
+    }
+
+    /// <summary>A panel times one piece of all tokens.</summary>
+    private static void MultiplyPanel<TLanes>(float* panel, float* scales, int quads, in PackedBatch x, int vector, int piece, int chain, float* sums)
+        where TLanes : struct, ILaneGroup<TLanes>
+    {
+        for (var group = 0; group * PackedBatch.GroupTokens < x.Tokens; group++)
+        {
+            var width = x.WidthOf(group);
+            var activations = x.Group(group) + (long)vector * width * 16;
+            var groupSums = sums + group * PackedBatch.GroupTokens * Panel * 16;
+            for (var q = 0; q < quads; q++, groupSums += 4 * width * 16)
+            {
                 for (var lane = 0; lane < 16; lane += TLanes.Count)
-                    Multiply<TLanes>(panel + lane, scales + lane, (rows + 3) / 4, x, v * 16 + lane, sums + lane, tokens, piece, chain);
-            }
-            for (var t = 0; t < tokens; t++)
-            {
-                for (var r = 0; r < rows; r++)
-                    y[t][n + r] = Lanes.Sum(Vector512.Load(sums + (t * Panel + r) * 16));
+                    Multiply<TLanes>(panel + q * FourRows + lane, scales + q * FourScales + lane, activations + lane, width, groupSums + lane, piece, chain);
             }
         }
     }
 
-    private static void Multiply<TLanes>(
-        float* panel, float* scales, int quads, float** x, int offset, float* sums, int tokens, int piece, int chain)
+    /// <summary>Joins the lanes of a panel's sums and stores the results.</summary>
+    private static void Finish(float* sums, int n, int rows, in PackedBatch x, float** y)
+    {
+        for (var t = 0; t < x.Tokens; t++)
+        {
+            int group = t / PackedBatch.GroupTokens, place = t % PackedBatch.GroupTokens;
+            var four = sums + (group * PackedBatch.GroupTokens * Panel + place * 4) * 16;
+            for (var r = 0; r < rows; r += 4, four += 4 * x.WidthOf(group) * 16)
+            {
+                var results = Lanes.Sum4(Vector512.Load(four), Vector512.Load(four + 16), Vector512.Load(four + 32), Vector512.Load(four + 48));
+                if (r + 4 <= rows) results.Store(y[t] + n + r);
+                else for (var i = r; i < rows; i++) y[t][n + i] = results[i - r];
+            }
+        }
+    }
+
+    /// <summary>Four rows times the tokens of a group.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Multiply<TLanes>(float* w, float* s, float* x, int width, float* sums, int piece, int chain)
         where TLanes : struct, ILaneGroup<TLanes>
     {
+        if (width == 4 && ManyRegisters<TLanes>())
+        {
+            FourByFour<TLanes>(w, s, x, sums, piece, chain);
+            return;
+        }
+        if (width == 3 && ManyRegisters<TLanes>())
+        {
+            FourByThree<TLanes>(w, s, x, sums, piece, chain);
+            return;
+        }
         var t = 0;
-        if (TLanes.Count == 16 || AdvSimdHasRegisters)
-        {
-            for (; t + 4 <= tokens; t += 4)
-            {
-                for (var q = 0; q < quads; q++)
-                    FourByFour<TLanes>(panel + q * RowsStride, scales + q * ScalesStride, x[t] + offset, x[t + 1] + offset, x[t + 2] + offset, x[t + 3] + offset, sums + (t * Panel + q * 4) * 16, piece, chain);
-            }
-        }
-        for (; t + 2 <= tokens; t += 2)
-        {
-            for (var q = 0; q < quads; q++)
-                FourByTwo<TLanes>(panel + q * RowsStride, scales + q * ScalesStride, x[t] + offset, x[t + 1] + offset, sums + (t * Panel + q * 4) * 16, piece, chain);
-        }
-        if (t < tokens)
-        {
-            for (var q = 0; q < quads; q++)
-                FourByOne<TLanes>(panel + q * RowsStride, scales + q * ScalesStride, x[t] + offset, sums + (t * Panel + q * 4) * 16, piece, chain);
-        }
+        for (; t + 2 <= width; t += 2)
+            FourByTwo<TLanes>(w, s, x + t * 16, width * 16, sums + t * 64, piece, chain);
+        if (t < width)
+            FourByOne<TLanes>(w, s, x + t * 16, width * 16, sums + t * 64, piece, chain);
     }
 
-    private const int RowStride = PieceVectors * 16;
-    private const int RowsStride = 4 * RowStride;
-    private const int ScaleStride = PieceVectors / 4 * 16;
-    private const int ScalesStride = 4 * ScaleStride;
-    private const int TokenStride = Panel * 16;
+    private static bool ManyRegisters<TLanes>() where TLanes : struct, ILaneGroup<TLanes> =>
+        TLanes.Count == 16 || System.Runtime.Intrinsics.Arm.AdvSimd.IsSupported;
 
-    private static bool AdvSimdHasRegisters => System.Runtime.Intrinsics.Arm.AdvSimd.IsSupported; // 32 of them
-
-    private static void FourByFour<TLanes>(float* w, float* s, float* x0, float* x1, float* x2, float* x3, float* sums, int piece, int chain)
-        where TLanes : struct, ILaneGroup<TLanes>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void FourByFour<TLanes>(float* w, float* s, float* x, float* sums, int piece, int chain) where TLanes : struct, ILaneGroup<TLanes>
     {
-        for (var v = 0; v < piece; v += chain, s += 16)
+        for (var v = 0; v < piece; v += chain, s += 64)
         {
             TLanes a0 = TLanes.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
             TLanes c0 = a0, c1 = a0, c2 = a0, c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
-            for (var j = Math.Min(chain, piece - v); j > 0; j--, w += 16, x0 += 16, x1 += 16, x2 += 16, x3 += 16)
+            for (var j = Math.Min(chain, piece - v); j > 0; j--, w += 64, x += 64)
             {
-                TLanes w0 = TLanes.Load(w), w1 = TLanes.Load(w + RowStride), w2 = TLanes.Load(w + 2 * RowStride), w3 = TLanes.Load(w + 3 * RowStride);
-                var x = TLanes.Load(x0);
-                a0 = TLanes.Fma(w0, x, a0);
-                a1 = TLanes.Fma(w1, x, a1);
-                a2 = TLanes.Fma(w2, x, a2);
-                a3 = TLanes.Fma(w3, x, a3);
-                x = TLanes.Load(x1);
-                b0 = TLanes.Fma(w0, x, b0);
-                b1 = TLanes.Fma(w1, x, b1);
-                b2 = TLanes.Fma(w2, x, b2);
-                b3 = TLanes.Fma(w3, x, b3);
-                x = TLanes.Load(x2);
-                c0 = TLanes.Fma(w0, x, c0);
-                c1 = TLanes.Fma(w1, x, c1);
-                c2 = TLanes.Fma(w2, x, c2);
-                c3 = TLanes.Fma(w3, x, c3);
-                x = TLanes.Load(x3);
-                d0 = TLanes.Fma(w0, x, d0);
-                d1 = TLanes.Fma(w1, x, d1);
-                d2 = TLanes.Fma(w2, x, d2);
-                d3 = TLanes.Fma(w3, x, d3);
+                TLanes w0 = TLanes.Load(w), w1 = TLanes.Load(w + 16), w2 = TLanes.Load(w + 32), w3 = TLanes.Load(w + 48);
+                var t = TLanes.Load(x);
+                a0 = TLanes.Fma(w0, t, a0);
+                a1 = TLanes.Fma(w1, t, a1);
+                a2 = TLanes.Fma(w2, t, a2);
+                a3 = TLanes.Fma(w3, t, a3);
+                t = TLanes.Load(x + 16);
+                b0 = TLanes.Fma(w0, t, b0);
+                b1 = TLanes.Fma(w1, t, b1);
+                b2 = TLanes.Fma(w2, t, b2);
+                b3 = TLanes.Fma(w3, t, b3);
+                t = TLanes.Load(x + 32);
+                c0 = TLanes.Fma(w0, t, c0);
+                c1 = TLanes.Fma(w1, t, c1);
+                c2 = TLanes.Fma(w2, t, c2);
+                c3 = TLanes.Fma(w3, t, c3);
+                t = TLanes.Load(x + 48);
+                d0 = TLanes.Fma(w0, t, d0);
+                d1 = TLanes.Fma(w1, t, d1);
+                d2 = TLanes.Fma(w2, t, d2);
+                d3 = TLanes.Fma(w3, t, d3);
             }
-            Close(a0, a1, a2, a3, s, sums);
-            Close(b0, b1, b2, b3, s, sums + TokenStride);
-            Close(c0, c1, c2, c3, s, sums + 2 * TokenStride);
-            Close(d0, d1, d2, d3, s, sums + 3 * TokenStride);
+            TLanes s0 = TLanes.Load(s), s1 = TLanes.Load(s + 16), s2 = TLanes.Load(s + 32), s3 = TLanes.Load(s + 48);
+            Close(a0, a1, a2, a3, s0, s1, s2, s3, sums);
+            Close(b0, b1, b2, b3, s0, s1, s2, s3, sums + 64);
+            Close(c0, c1, c2, c3, s0, s1, s2, s3, sums + 128);
+            Close(d0, d1, d2, d3, s0, s1, s2, s3, sums + 192);
         }
     }
 
-    private static void FourByTwo<TLanes>(float* w, float* s, float* x0, float* x1, float* sums, int piece, int chain)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void FourByThree<TLanes>(float* w, float* s, float* x, float* sums, int piece, int chain) where TLanes : struct, ILaneGroup<TLanes>
+    {
+        for (var v = 0; v < piece; v += chain, s += 64)
+        {
+            TLanes a0 = TLanes.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, c0 = a0, c1 = a0, c2 = a0, c3 = a0;
+            for (var j = Math.Min(chain, piece - v); j > 0; j--, w += 64, x += 48)
+            {
+                TLanes w0 = TLanes.Load(w), w1 = TLanes.Load(w + 16), w2 = TLanes.Load(w + 32), w3 = TLanes.Load(w + 48);
+                var t = TLanes.Load(x);
+                a0 = TLanes.Fma(w0, t, a0);
+                a1 = TLanes.Fma(w1, t, a1);
+                a2 = TLanes.Fma(w2, t, a2);
+                a3 = TLanes.Fma(w3, t, a3);
+                t = TLanes.Load(x + 16);
+                b0 = TLanes.Fma(w0, t, b0);
+                b1 = TLanes.Fma(w1, t, b1);
+                b2 = TLanes.Fma(w2, t, b2);
+                b3 = TLanes.Fma(w3, t, b3);
+                t = TLanes.Load(x + 32);
+                c0 = TLanes.Fma(w0, t, c0);
+                c1 = TLanes.Fma(w1, t, c1);
+                c2 = TLanes.Fma(w2, t, c2);
+                c3 = TLanes.Fma(w3, t, c3);
+            }
+            TLanes s0 = TLanes.Load(s), s1 = TLanes.Load(s + 16), s2 = TLanes.Load(s + 32), s3 = TLanes.Load(s + 48);
+            Close(a0, a1, a2, a3, s0, s1, s2, s3, sums);
+            Close(b0, b1, b2, b3, s0, s1, s2, s3, sums + 64);
+            Close(c0, c1, c2, c3, s0, s1, s2, s3, sums + 128);
+        }
+    }
+
+    /// <summary>Two neighbours of a group whose vectors lie <paramref name="stride"/> floats apart.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void FourByTwo<TLanes>(float* w, float* s, float* x, int stride, float* sums, int piece, int chain)
         where TLanes : struct, ILaneGroup<TLanes>
     {
-        for (var v = 0; v < piece; v += chain, s += 16)
+        for (var v = 0; v < piece; v += chain, s += 64)
         {
             TLanes a0 = TLanes.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-            for (var j = Math.Min(chain, piece - v); j > 0; j--, w += 16, x0 += 16, x1 += 16)
+            for (var j = Math.Min(chain, piece - v); j > 0; j--, w += 64, x += stride)
             {
-                TLanes w0 = TLanes.Load(w), w1 = TLanes.Load(w + RowStride), w2 = TLanes.Load(w + 2 * RowStride), w3 = TLanes.Load(w + 3 * RowStride);
-                var x = TLanes.Load(x0);
-                a0 = TLanes.Fma(w0, x, a0);
-                a1 = TLanes.Fma(w1, x, a1);
-                a2 = TLanes.Fma(w2, x, a2);
-                a3 = TLanes.Fma(w3, x, a3);
-                x = TLanes.Load(x1);
-                b0 = TLanes.Fma(w0, x, b0);
-                b1 = TLanes.Fma(w1, x, b1);
-                b2 = TLanes.Fma(w2, x, b2);
-                b3 = TLanes.Fma(w3, x, b3);
+                TLanes w0 = TLanes.Load(w), w1 = TLanes.Load(w + 16), w2 = TLanes.Load(w + 32), w3 = TLanes.Load(w + 48);
+                var t = TLanes.Load(x);
+                a0 = TLanes.Fma(w0, t, a0);
+                a1 = TLanes.Fma(w1, t, a1);
+                a2 = TLanes.Fma(w2, t, a2);
+                a3 = TLanes.Fma(w3, t, a3);
+                t = TLanes.Load(x + 16);
+                b0 = TLanes.Fma(w0, t, b0);
+                b1 = TLanes.Fma(w1, t, b1);
+                b2 = TLanes.Fma(w2, t, b2);
+                b3 = TLanes.Fma(w3, t, b3);
             }
-            Close(a0, a1, a2, a3, s, sums);
-            Close(b0, b1, b2, b3, s, sums + TokenStride);
+            TLanes s0 = TLanes.Load(s), s1 = TLanes.Load(s + 16), s2 = TLanes.Load(s + 32), s3 = TLanes.Load(s + 48);
+            Close(a0, a1, a2, a3, s0, s1, s2, s3, sums);
+            Close(b0, b1, b2, b3, s0, s1, s2, s3, sums + 64);
         }
     }
 
-    private static void FourByOne<TLanes>(float* w, float* s, float* x0, float* sums, int piece, int chain)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void FourByOne<TLanes>(float* w, float* s, float* x, int stride, float* sums, int piece, int chain)
         where TLanes : struct, ILaneGroup<TLanes>
     {
-        for (var v = 0; v < piece; v += chain, s += 16)
+        for (var v = 0; v < piece; v += chain, s += 64)
         {
             TLanes a0 = TLanes.Zero, a1 = a0, a2 = a0, a3 = a0;
-            for (var j = Math.Min(chain, piece - v); j > 0; j--, w += 16, x0 += 16)
+            for (var j = Math.Min(chain, piece - v); j > 0; j--, w += 64, x += stride)
             {
-                var x = TLanes.Load(x0);
-                a0 = TLanes.Fma(TLanes.Load(w), x, a0);
-                a1 = TLanes.Fma(TLanes.Load(w + RowStride), x, a1);
-                a2 = TLanes.Fma(TLanes.Load(w + 2 * RowStride), x, a2);
-                a3 = TLanes.Fma(TLanes.Load(w + 3 * RowStride), x, a3);
+                var t = TLanes.Load(x);
+                a0 = TLanes.Fma(TLanes.Load(w), t, a0);
+                a1 = TLanes.Fma(TLanes.Load(w + 16), t, a1);
+                a2 = TLanes.Fma(TLanes.Load(w + 32), t, a2);
+                a3 = TLanes.Fma(TLanes.Load(w + 48), t, a3);
             }
-            Close(a0, a1, a2, a3, s, sums);
+            Close(a0, a1, a2, a3, TLanes.Load(s), TLanes.Load(s + 16), TLanes.Load(s + 32), TLanes.Load(s + 48), sums);
         }
     }
 
-    /// <summary>acc = fma(p, scale, acc) for four rows of one token.</summary>
+    /// <summary>sum = fma(p, scale, sum) for four rows of one token.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Close<TLanes>(TLanes p0, TLanes p1, TLanes p2, TLanes p3, float* s, float* sums) where TLanes : struct, ILaneGroup<TLanes>
+    private static void Close<TLanes>(TLanes p0, TLanes p1, TLanes p2, TLanes p3, TLanes s0, TLanes s1, TLanes s2, TLanes s3, float* sums)
+        where TLanes : struct, ILaneGroup<TLanes>
     {
-        TLanes.Store(TLanes.Fma(p0, TLanes.Load(s), TLanes.Load(sums)), sums);
-        TLanes.Store(TLanes.Fma(p1, TLanes.Load(s + ScaleStride), TLanes.Load(sums + 16)), sums + 16);
-        TLanes.Store(TLanes.Fma(p2, TLanes.Load(s + 2 * ScaleStride), TLanes.Load(sums + 32)), sums + 32);
-        TLanes.Store(TLanes.Fma(p3, TLanes.Load(s + 3 * ScaleStride), TLanes.Load(sums + 48)), sums + 48);
+        TLanes.Store(TLanes.Fma(p0, s0, TLanes.Load(sums)), sums);
+        TLanes.Store(TLanes.Fma(p1, s1, TLanes.Load(sums + 16)), sums + 16);
+        TLanes.Store(TLanes.Fma(p2, s2, TLanes.Load(sums + 32)), sums + 32);
+        TLanes.Store(TLanes.Fma(p3, s3, TLanes.Load(sums + 48)), sums + 48);
     }
 }

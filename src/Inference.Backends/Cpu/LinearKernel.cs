@@ -7,7 +7,7 @@ namespace Inference.Backends.Cpu;
 
 internal sealed unsafe class LinearKernel(WorkerPool pool) : IDisposable
 {
-    private const int RowBlock = Gemm.Panel;
+    private const int RowBlock = Gemm.Block;
 
     private readonly Scratch _packed = new(), _pointers = new(), _workers = new();
 
@@ -27,53 +27,49 @@ internal sealed unsafe class LinearKernel(WorkerPool pool) : IDisposable
 
     private void Tile(in WeightView w, float* x, long xStride, int tokens, float* y, long yStride, int groups)
     {
-        var vectors = w.Vectors;
-        var pointers = (float**)_pointers.Get<nint>((long)tokens * (groups + 1));
         var body = new Body
         {
             Weight = w,
-            X = pointers,
-            Y = pointers + (long)tokens * groups,
+            X = x,
+            Stride = PackedBatch.Floats(tokens, w.Vectors),
+            Y = (float**)_pointers.Get<nint>(tokens),
             Tokens = tokens,
             GroupRows = w.Rows / groups,
             ScratchStride = tokens == 1 ? 0 : Gemm.ScratchFloats(tokens),
         };
-        body.Scratch = tokens == 1 ? null : _workers.Get<float>(body.ScratchStride * pool.Threads);
         for (var t = 0; t < tokens; t++)
-        {
-            for (var g = 0; g < groups; g++)
-                body.X[g * tokens + t] = x + t * xStride + (long)g * w.Columns;
             body.Y[t] = y + t * yStride;
+        if (tokens > 1) body.Scratch = _workers.Get<float>(body.ScratchStride * pool.Threads);
+        if (tokens > 1 || NeedsPacking(w))
+        {
+            body.X = _packed.Get<float>(body.Stride * groups);
+            var pack = new PackBody { Weight = w, Source = x, SourceStride = xStride, Tokens = tokens, Packed = body.X, Stride = body.Stride };
+            pool.For(ref pack, tokens * groups, pool.Grain(w.Columns * 4L));
         }
-        if (NeedsPacking(w)) PackAll(w, body.X, tokens * groups);
-
+        else
+        {
+            body.Stride = w.Columns; // the vectors of the groups as they lie
+        }
         var blocks = (w.Rows + RowBlock - 1) / RowBlock;
-        pool.For(ref body, blocks, pool.Grain((long)RowBlock * vectors * 16 * tokens));
+        pool.For(ref body, blocks, pool.Grain((long)RowBlock * w.Columns * tokens));
     }
 
-    public static bool NeedsPacking(in WeightView w) => w.Format >= WeightFormat.Fp8 || w.Columns % 16 != 0;
-
-    /// <summary>Replaces every vector by its packed copy.</summary>
-    private void PackAll(in WeightView w, float** vectors, int count)
-    {
-        long stride = w.Vectors * 16;
-        var pack = new PackBody { Weight = w, Vectors = vectors, Packed = _packed.Get<float>(stride * count), Stride = stride };
-        pool.For(ref pack, count, pool.Grain(w.Columns * 4L));
-    }
+    /// <summary>Whether even a single vector must be copied: the kernels want the format's order, and whole vectors.</summary>
+    private static bool NeedsPacking(in WeightView w) => w.Format >= WeightFormat.Fp8 || w.Columns % 16 != 0;
 
     private struct PackBody : IParallelBody
     {
         public WeightView Weight;
-        public float** Vectors;
-        public float* Packed;
-        public long Stride;
+        public float* Source, Packed;
+        public long SourceStride, Stride;
+        public int Tokens;
 
         public readonly void Run(int start, int end, int worker)
         {
             for (var i = start; i < end; i++)
             {
-                WeightDecoders.Pack(Weight, Vectors[i], Packed + i * Stride);
-                Vectors[i] = Packed + i * Stride;
+                var (group, t) = Math.DivRem(i, Tokens);
+                new PackedBatch(Packed + group * Stride, Tokens, Weight.Vectors).Pack(Weight, t, Source + t * SourceStride + (long)group * Weight.Columns);
             }
         }
     }
@@ -81,10 +77,10 @@ internal sealed unsafe class LinearKernel(WorkerPool pool) : IDisposable
     private struct Body : IParallelBody
     {
         public WeightView Weight;
-        public float** X; // [groups, tokens]
+        public float* X; // one batch per group, Stride floats apart
         public float** Y; // [tokens]
         public float* Scratch;
-        public long ScratchStride;
+        public long Stride, ScratchStride;
         public int Tokens, GroupRows;
 
         public readonly void Run(int start, int end, int worker)
@@ -94,9 +90,9 @@ internal sealed unsafe class LinearKernel(WorkerPool pool) : IDisposable
             {
                 var group = n / GroupRows;
                 var groupEnd = Math.Min(stop, (group + 1) * GroupRows);
-                var x = X + (long)group * Tokens;
-                if (Tokens == 1) MatVec.Rows(Weight, n, groupEnd, x[0], Y[0]);
-                else Gemm.Rows(Weight, n, groupEnd, x, Y, Tokens, Scratch + worker * ScratchStride);
+                var x = X + group * Stride;
+                if (Tokens == 1) MatVec.Rows(Weight, n, groupEnd, x, Y[0]);
+                else Gemm.Rows(Weight, n, groupEnd, new PackedBatch(x, Tokens, Weight.Vectors), Y, Scratch + worker * ScratchStride);
                 n = groupEnd;
             }
         }

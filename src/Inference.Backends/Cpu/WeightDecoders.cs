@@ -202,6 +202,15 @@ internal static unsafe class WeightDecoders
         return Quarters(scales);
     }
 
+    /// <summary>As <see cref="AnySpecialScale"/>, for four codes.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool AnySpecialScale4(byte* codes)
+    {
+        // Codes plus one: 0 and 255 become 1 and 0, the only bytes below 2.
+        var plusOne = Vector128.CreateScalar(*(uint*)codes).AsByte() + Vector128.CreateScalar(0x01010101u).AsByte();
+        return (Vector128.LessThanOrEqual(plusOne, Vector128.CreateScalar(0x01010101u).AsByte()).AsUInt32().ToScalar()) != 0;
+    }
+
     /// <summary>Whether an E8M0 code is among these that is not just an exponent: 0 (2^-127) or 255 (NaN).</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool AnySpecialScale(byte* codes, int count)
@@ -240,26 +249,25 @@ internal static unsafe class WeightDecoders
         }
     }
 
-    /// <summary>
-    /// Brings <paramref name="count"/> activations into the order of a weight's format, filled up with zeros to <see cref="WeightView.Vectors"/>
-    /// x 16 floats.
-    /// </summary>
-    public static void Pack(in WeightView weight, float* source, float* destination)
+    /// <summary>Brings a vector of activations into the order of a weight's format, filled up with zeros to whole vectors.</summary>
+    /// <param name="stride">Floats from one vector of sixteen to the next.</param>
+    public static void Pack(in WeightView weight, float* source, float* destination, int stride)
     {
-        var count = weight.Columns;
+        int count = weight.Columns, done = 0;
         switch (weight.Format)
         {
             case WeightFormat.Fp8 or WeightFormat.Fp8Narrow:
-                for (var start = 0; start < count; start += 64, destination += 64)
-                    Gather(source + start, Math.Min(count - start, 64), destination, Fp8Order, 64);
+                for (; done < count; done += 64, destination += 4 * stride)
+                    Gather(source + done, Math.Min(count - done, 64), destination, stride, Fp8Order);
                 break;
             case WeightFormat.Fp4:
-                for (var start = 0; start < count; start += 128, destination += 128)
-                    Gather(source + start, Math.Min(count - start, 128), destination, Fp4Order, 128);
+                for (; done < count; done += 128, destination += 8 * stride)
+                    Gather(source + done, Math.Min(count - done, 128), destination, stride, Fp4Order);
                 break;
             default:
-                Buffer.MemoryCopy(source, destination, sizeof(float) * (long)count, sizeof(float) * (long)count);
-                new Span<float>(destination + count, weight.Vectors * Lanes.Count - count).Clear();
+                for (; done + 16 <= count; done += 16, destination += stride)
+                    Vector512.Load(source + done).Store(destination);
+                if (done < count) Lanes.LoadPartial(source + done, count - done).Store(destination);
                 break;
         }
     }
@@ -275,15 +283,13 @@ internal static unsafe class WeightDecoders
         return order;
     }
 
-    private static void Gather(float* source, int available, float* destination, byte[] order, int count)
+    private static void Gather(float* source, int available, float* destination, int stride, byte[] order)
     {
-        if (available >= count)
+        for (var start = 0; start < order.Length; start += 16, destination += stride)
         {
-            for (var i = 0; i < order.Length; i++)
-                destination[i] = source[order[i]];
-            return;
+            var columns = order.AsSpan(start, 16);
+            for (var i = 0; i < columns.Length; i++)
+                destination[i] = columns[i] < available ? source[columns[i]] : 0;
         }
-        for (var i = 0; i < order.Length; i++)
-            destination[i] = order[i] < available ? source[order[i]] : 0;
     }
 }

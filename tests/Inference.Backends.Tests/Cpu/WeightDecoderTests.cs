@@ -43,7 +43,7 @@ public sealed unsafe class WeightDecoderTests
             v1.Store(decoded + 16);
             v2.Store(decoded + 32);
             v3.Store(decoded + 48);
-            WeightDecoders.Pack(view, columns, packed); // packed values of the columns must be the decoded values of their codes
+            WeightDecoders.Pack(view, columns, packed, 16); // packed values of the columns must be the decoded values of their codes
             for (var i = 0; i < 64; i++)
                 AssertSame(packed[i], decoded[i]);
         }
@@ -63,7 +63,7 @@ public sealed unsafe class WeightDecoderTests
                 columns[2 * i] = Numerics.E2M1ToSingle(codes[i]);
                 columns[2 * i + 1] = Numerics.E2M1ToSingle(codes[i] >> 4);
             }
-            WeightDecoders.Pack(view, columns, packed);
+            WeightDecoders.Pack(view, columns, packed, 16);
             for (var j = 0; j < 8; j++)
             {
                 var decoded = WeightDecoders.Fp4(WeightDecoders.Fp4Table, Vector512.Load((uint*)codes) >>> (4 * j));
