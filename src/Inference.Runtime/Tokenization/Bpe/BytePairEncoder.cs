@@ -5,9 +5,7 @@
 // is looked up whole. It never decides where pieces begin, holds no state between calls and no cache.
 // Invariant: the ids say the piece again, byte by byte.
 using System.Buffers;
-using System.Diagnostics;
 using System.Runtime.CompilerServices;
-using Inference.Runtime.Tokenization.Unicode;
 
 namespace Inference.Runtime.Tokenization.Bpe;
 
