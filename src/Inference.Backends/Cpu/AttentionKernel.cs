@@ -1,22 +1,28 @@
 // Attention over a token's row set: window rows, then compressed rows (Operators/Attention.cs; deepseek-v4 2.9).
 //
-// A piece of work is a token and up to HeadBlock of its heads, so that a row is fetched once for several heads. Per head, in this order:
-//   score_r = Scale * Lanes.Sum(one chain of FMAs over the channels), rows in the order of the set;
-//   m = max(sink, all scores); w_r = exp(score_r - m); den = exp(sink - m) + Lanes.Sum(w, lane r mod 16);
-//   out_d = (sum over r of w_r row_r[d]) / den, the sum in chunks of ChunkRows rows: one FMA chain per chunk, chunks added in order.
-// Nothing depends on other tokens, other heads or where rows lie.
+// The set is cut into segments of SegmentRows rows, counted from its start, and the heads into groups; a piece of work is a token, a segment and a group
+// of heads, so that a row is fetched once for many heads and one token keeps many threads busy. Per head and segment s, in this order:
+//   score_r = Scale * Lanes.Sum(one chain of FMAs over the channels);  m_s = max over r;  w_r = exp(score_r - m_s);
+//   l_s = Lanes.Sum(w, lane r mod 16);  a_s[d] = sum over r of w_r row_r[d]: one FMA chain per ChunkRows rows, chunks added in order.
+// Then per head: M = max(sink, all m_s), f_s = exp(m_s - M), and in the order of s
+//   out[d] = (sum of f_s a_s[d]) / (exp(sink - M) + sum of f_s l_s).
+// Segments belong to the row set alone, so nothing depends on other tokens, on the grouping of heads, on threads or on where rows lie.
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using Inference.Backends.Operators;
 
 namespace Inference.Backends.Cpu;
 
 internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
 {
-    private const int HeadBlock = 4;
+    private const int SegmentRows = 256;
     private const int ChunkRows = 64;
+    private const int GroupHeadsMax = 16;
+    private const int TileChannels = 64;
+    private const long PartialFloatsMax = 8L << 20; // 32 MB of segment results at once
 
-    private readonly Scratch _workers = new(), _seen = new();
+    private readonly Scratch _workers = new(), _seen = new(), _partials = new();
 
     public void Run(in Attention op)
     {
@@ -38,78 +44,128 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
             Ratio = op.Ratio,
             Selected = op.Selected.IsPresent ? op.Selected.I32() : null,
             SelectedStride = op.Selected.IsPresent ? op.Selected.RowStride : 0,
-            SelectedCount = op.Selected.D1,
+            SelectedMax = op.Selected.D1,
             Sinks = op.Sinks.F32(),
             Scale = op.Scale,
             Heads = heads,
             Width = width,
-            HeadBlocks = (heads + HeadBlock - 1) / HeadBlock,
+            WidthPadded = (width + 15) / 16 * 16,
         };
-        long rowsMax = 1, rowsSum = 0;
-        for (var t = 0; t < tokens; t++)
+        for (var t = 0; t < tokens;)
+            t += Batch(ref body, t, tokens);
+    }
+
+    /// <summary>Does as many tokens from <paramref name="first"/> on as there is room for their segments' results; returns their number.</summary>
+    private int Batch(ref Body body, int first, int tokens)
+    {
+        int count = 0, segments = 1;
+        long rows = 0;
+        for (; first + count < tokens; count++)
         {
-            var rows = body.RowCountMax(t);
-            rowsMax = Math.Max(rowsMax, rows);
-            rowsSum += rows;
+            var setRows = body.RowCount(first + count);
+            var needed = Math.Max(segments, (int)((setRows + SegmentRows - 1) / SegmentRows));
+            if (count > 0 && (count + 1L) * needed * body.Heads * body.PartialStride > PartialFloatsMax) break;
+            segments = needed;
+            rows += setRows;
         }
-        body.RowsPadded = checked((int)((rowsMax + 15) / 16 * 16));
-        body.WidthPadded = (width + 15) / 16 * 16;
-        body.ScratchStride = 2L * body.RowsPadded + (long)HeadBlock * (body.RowsPadded + 2 * body.WidthPadded);
-        body.Scratch = _workers.Get<float>(body.ScratchStride * pool.Threads);
-        pool.For(ref body, checked(tokens * body.HeadBlocks), pool.Grain(2 * rowsSum / tokens * HeadBlock * width));
+        body.Batch = first;
+        body.Segments = segments;
+        body.GroupHeads = GroupHeadsMax;
+        while (body.GroupHeads > 4 && (long)count * segments * body.HeadGroups < 2 * pool.Threads)
+            body.GroupHeads /= 2;
+        body.Partials = _partials.Get<float>((long)count * segments * body.Heads * body.PartialStride);
+        body.Scratch = _workers.Get<float>(body.ScratchFloats * pool.Threads);
+        body.Combining = false;
+        var items = checked(count * segments * body.HeadGroups);
+        pool.For(ref body, items, pool.Grain(2 * rows * body.Heads * body.Width / items));
+        body.Combining = true;
+        pool.For(ref body, checked(count * body.Heads), pool.Grain((long)segments * body.Width * 2));
+        return count;
     }
 
     private struct Body : IParallelBody
     {
-        public float* Queries, Output, Sinks, Scratch;
+        public float* Queries, Output, Sinks, Scratch, Partials;
         public int* Sequence, Position, Selected;
         public RowMap Window, Compressed;
-        public long QueriesStride, OutputStride, SelectedStride, ScratchStride;
-        public int WindowSize, Ratio, SelectedCount, Heads, Width, HeadBlocks, RowsPadded, WidthPadded;
-        public bool HasCompressed;
+        public long QueriesStride, OutputStride, SelectedStride;
+        public int WindowSize, Ratio, SelectedMax, Heads, Width, WidthPadded;
+        public int Batch, Segments, GroupHeads;
+        public bool HasCompressed, Combining;
         public float Scale;
 
-        public readonly long RowCountMax(int t)
+        public readonly int HeadGroups => (Heads + GroupHeads - 1) / GroupHeads;
+
+        /// <summary>Floats of one head's result of one segment: its sum, then m and l (a whole vector for them, to stay aligned).</summary>
+        public readonly int PartialStride => WidthPadded + 16;
+
+        // Per worker: row addresses, weights [heads, rows], packed queries [heads, width], the tiles of a chunk of rows, and a row for results that nobody wants.
+        public readonly long ScratchFloats => 2L * SegmentRows + GroupHeadsMax * (SegmentRows + WidthPadded) + ChunkRows * TilesWidth + WidthPadded;
+
+        private readonly int TilesWidth => (Width + TileChannels - 1) / TileChannels * TileChannels;
+
+        private readonly float* Partial(int t, int segment, int head) =>
+            Partials + (((long)(t - Batch) * Segments + segment) * Heads + head) * PartialStride;
+
+        private readonly int FirstPosition(int t) => Math.Max(0, Position[t] - WindowSize + 1);
+
+        private readonly int Visible(int t) => (int)((Position[t] + 1L) / Ratio);
+
+        /// <summary>Rows in token t's set.</summary>
+        public readonly long RowCount(int t)
         {
-            long rows = Math.Min(WindowSize, Position[t] + 1L);
+            long rows = Position[t] - FirstPosition(t) + 1L;
             if (!HasCompressed) return rows;
-            return rows + (Selected is null ? (Position[t] + 1L) / Ratio : SelectedCount);
+            if (Selected is null) return rows + Visible(t);
+            var selected = new ReadOnlySpan<int>(Selected + t * SelectedStride, SelectedMax);
+            var count = selected.IndexOf(-1);
+            return rows + (count < 0 ? selected.Length : count);
         }
 
         public readonly void Run(int start, int end, int worker)
         {
-            var scratch = Scratch + worker * ScratchStride;
-            var rows = (float**)scratch; // [RowsPadded]
-            float* weights = scratch + 2L * RowsPadded, queries = weights + (long)HeadBlock * RowsPadded, sums = queries + HeadBlock * WidthPadded;
-            int token = -1, count = 0;
+            if (Combining)
+            {
+                for (var item = start; item < end; item++)
+                    Combine(Batch + item / Heads, item % Heads);
+                return;
+            }
+            var scratch = Scratch + worker * ScratchFloats;
+            var rows = (float**)scratch;
             for (var item = start; item < end; item++)
             {
-                int t = item / HeadBlocks, head = item % HeadBlocks * HeadBlock;
-                if (t != token) count = FindRows(token = t, rows);
-                Attend(t, head, Math.Min(HeadBlock, Heads - head), rows, count, weights, queries, sums);
+                var (segment, group) = Math.DivRem(item, HeadGroups);
+                (var token, segment) = Math.DivRem(segment, Segments);
+                var count = FindRows(Batch + token, segment * SegmentRows, rows);
+                if (count > 0) Attend(Batch + token, segment, group * GroupHeads, rows, count, scratch + 2 * SegmentRows);
             }
         }
 
-        /// <summary>The addresses of token t's row set, in the documented order.</summary>
-        private readonly int FindRows(int t, float** rows)
+        /// <summary>The addresses of a segment's rows, in the documented order.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private readonly int FindRows(int t, int first, float** rows)
         {
-            int sequence = Sequence[t], position = Position[t], count = 0;
-            count = Append(Window, sequence, Math.Max(0, position - WindowSize + 1), position + 1, rows, count);
-            if (!HasCompressed) return count;
-            var visible = (int)((position + 1L) / Ratio);
-            if (Selected is null) return Append(Compressed, sequence, 0, visible, rows, count);
+            int sequence = Sequence[t], position = Position[t], windowRows = position - FirstPosition(t) + 1;
+            var end = (int)Math.Min(RowCount(t), (long)first + SegmentRows);
+            var count = 0;
+            if (first < windowRows)
+                count = Append(Window, sequence, FirstPosition(t) + first, FirstPosition(t) + Math.Min(end, windowRows), rows, 0);
+            if (end <= windowRows) return count;
+            int from = Math.Max(first - windowRows, 0), to = end - windowRows;
+            if (Selected is null) return Append(Compressed, sequence, from, to, rows, count);
             var selected = Selected + t * SelectedStride;
-            for (var i = 0; i < SelectedCount && selected[i] != -1; i++)
+            for (var i = from; i < to; i++)
             {
-                if ((uint)selected[i] >= (uint)visible) ThrowSelected(t, selected[i], visible);
+                if ((uint)selected[i] >= (uint)Visible(t)) ThrowSelected(t, selected[i]);
                 rows[count++] = Compressed.Row(sequence, selected[i]);
             }
             return count;
         }
 
-        private readonly void ThrowSelected(int t, int row, int visible) =>
-            throw CpuChecks.Wrong($"Attention.Selected: token {t} at position {Position[t]} selects row {row}, sees {visible}.");
+        private readonly void ThrowSelected(int t, int row) =>
+            throw CpuChecks.Wrong($"Attention.Selected: token {t} at position {Position[t]} selects row {row}, sees {Visible(t)}.");
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private static int Append(in RowMap map, int sequence, int first, int end, float** rows, int count)
         {
             for (var r = first; r < end;)
@@ -121,197 +177,298 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
             return count;
         }
 
-        private readonly void Attend(int t, int head, int heads, float** rows, int count, float* weights, float* queries, float* sums)
+        /// <summary>One segment for a group of heads: four at a time, the last four filled up with repetitions whose results are dropped.</summary>
+        private readonly void Attend(int t, int segment, int head, float** rows, int count, float* scratch)
         {
-            // A block that is not full repeats its last head; the repetition is computed and dropped.
-            for (var h = 0; h < HeadBlock; h++)
+            var heads = Math.Min(GroupHeads, Heads - head);
+            var quads = (heads + 3) / 4;
+            float* weights = scratch, queries = weights + GroupHeadsMax * SegmentRows, tile = queries + (long)GroupHeadsMax * WidthPadded;
+            for (var h = 0; h < 4 * quads; h++)
+                PackQuery(Queries + t * QueriesStride + (long)(head + Math.Min(h, heads - 1)) * Width, queries + h / 4 * 4L * WidthPadded + h % 4 * 16);
+            Scores(rows, count, queries, quads, weights);
+            for (var h = 0; h < 4 * quads; h++)
             {
-                var query = queries + h * WidthPadded;
-                ElementwiseKernels.Copy(Queries + t * QueriesStride + (long)Math.Min(head + h, Heads - 1) * Width, query, Width);
-                new Span<float>(query + Width, WidthPadded - Width).Clear();
+                var l = Exponentials(weights + h * SegmentRows, count, Scale, out var m);
+                if (h >= heads) continue;
+                var tail = Partial(t, segment, head + h) + WidthPadded;
+                (tail[0], tail[1]) = (m, l);
             }
-            var r = 0;
-            for (; r + 4 <= count; r += 4)
-                Scores4(rows + r, queries, weights + r);
-            for (; r < count; r++)
-                Scores1(rows[r], queries, weights + r);
-
-            var denominators = stackalloc float[HeadBlock];
-            for (var h = 0; h < HeadBlock; h++)
-                denominators[h] = Softmax(weights + (long)h * RowsPadded, count, Sinks[Math.Min(head + h, Heads - 1)]);
-
-            Weigh(rows, count, weights, sums);
-            for (var h = 0; h < heads; h++)
-                Divide(sums + h * WidthPadded, denominators[h], Output + t * OutputStride + (long)(head + h) * Width);
+            Weigh(t, segment, head, heads, rows, count, weights, tile);
         }
 
-        /// <summary>Scores of four rows for the four heads, before scaling: weights[h, 0..3].</summary>
-        private readonly void Scores4(float** rows, float* queries, float* weights)
+        /// <summary>A query as vectors 64 floats apart, beside those of three other heads; filled up with zeros.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private readonly void PackQuery(float* query, float* packed)
         {
-            float* k0 = rows[0], k1 = rows[1], k2 = rows[2], k3 = rows[3];
+            var d = 0;
+            for (; d + 16 <= Width; d += 16, packed += 64)
+                Vector512.Load(query + d).Store(packed);
+            if (d < Width) Lanes.LoadPartial(query + d, Width - d).Store(packed);
+        }
+
+        /// <summary>weights[h, r] = q_h . row_r, before scaling.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private readonly void Scores(float** rows, int count, float* queries, int quads, float* weights)
+        {
+            for (var r = 0; r < count; r += 4)
+            {
+                // Rows behind the last repeat it; their scores fall on places that Exponentials overwrites.
+                float* k0 = rows[r], k1 = rows[Math.Min(r + 1, count - 1)], k2 = rows[Math.Min(r + 2, count - 1)], k3 = rows[Math.Min(r + 3, count - 1)];
+                var next = r + 8 <= count ? rows + r + 4 : rows + r;
+                for (var q = 0; q < quads; q++)
+                    Scores4(k0, k1, k2, k3, Width, queries + q * 4L * WidthPadded, weights + q * 4 * SegmentRows + r, q == 0 && r + 8 <= count ? next : null);
+            }
+        }
+
+        /// <summary>Scores of four rows for four heads; meanwhile <paramref name="next"/> four rows are fetched.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private static void Scores4(float* k0, float* k1, float* k2, float* k3, int width, float* queries, float* weights, float** next)
+        {
             Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
             Vector512<float> c0 = a0, c1 = a0, c2 = a0, c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
-            for (var d = 0; d < Width; d += 16, queries += 16)
+            var whole = width & ~15;
+            for (var d = 0; d < whole; d += 16, queries += 64)
             {
-                var lanes = Width - d;
-                Vector512<float> v0 = Load(k0 + d, lanes), v1 = Load(k1 + d, lanes), v2 = Load(k2 + d, lanes), v3 = Load(k3 + d, lanes);
+                if (next is not null && Sse.IsSupported)
+                {
+                    Sse.Prefetch1(next[0] + d);
+                    Sse.Prefetch1(next[1] + d);
+                    Sse.Prefetch1(next[2] + d);
+                    Sse.Prefetch1(next[3] + d);
+                }
+                Vector512<float> v0 = Vector512.Load(k0 + d), v1 = Vector512.Load(k1 + d), v2 = Vector512.Load(k2 + d), v3 = Vector512.Load(k3 + d);
                 var q = Vector512.Load(queries);
                 a0 = Vector512.FusedMultiplyAdd(v0, q, a0);
                 a1 = Vector512.FusedMultiplyAdd(v1, q, a1);
                 a2 = Vector512.FusedMultiplyAdd(v2, q, a2);
                 a3 = Vector512.FusedMultiplyAdd(v3, q, a3);
-                q = Vector512.Load(queries + WidthPadded);
+                q = Vector512.Load(queries + 16);
                 b0 = Vector512.FusedMultiplyAdd(v0, q, b0);
                 b1 = Vector512.FusedMultiplyAdd(v1, q, b1);
                 b2 = Vector512.FusedMultiplyAdd(v2, q, b2);
                 b3 = Vector512.FusedMultiplyAdd(v3, q, b3);
-                q = Vector512.Load(queries + 2 * WidthPadded);
+                q = Vector512.Load(queries + 32);
                 c0 = Vector512.FusedMultiplyAdd(v0, q, c0);
                 c1 = Vector512.FusedMultiplyAdd(v1, q, c1);
                 c2 = Vector512.FusedMultiplyAdd(v2, q, c2);
                 c3 = Vector512.FusedMultiplyAdd(v3, q, c3);
-                q = Vector512.Load(queries + 3 * WidthPadded);
+                q = Vector512.Load(queries + 48);
                 d0 = Vector512.FusedMultiplyAdd(v0, q, d0);
                 d1 = Vector512.FusedMultiplyAdd(v1, q, d1);
                 d2 = Vector512.FusedMultiplyAdd(v2, q, d2);
                 d3 = Vector512.FusedMultiplyAdd(v3, q, d3);
             }
-            Store4(a0, a1, a2, a3, weights);
-            Store4(b0, b1, b2, b3, weights + RowsPadded);
-            Store4(c0, c1, c2, c3, weights + 2L * RowsPadded);
-            Store4(d0, d1, d2, d3, weights + 3L * RowsPadded);
-        }
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private static void Store4(Vector512<float> s0, Vector512<float> s1, Vector512<float> s2, Vector512<float> s3, float* weights)
-        {
-            weights[0] = Lanes.Sum(s0);
-            weights[1] = Lanes.Sum(s1);
-            weights[2] = Lanes.Sum(s2);
-            weights[3] = Lanes.Sum(s3);
-        }
-
-        private readonly void Scores1(float* row, float* queries, float* weights)
-        {
-            for (var h = 0; h < HeadBlock; h++, queries += WidthPadded, weights += RowsPadded)
+            if (whole == width)
             {
-                var sum = Vector512<float>.Zero;
-                for (var d = 0; d < Width; d += 16)
-                    sum = Vector512.FusedMultiplyAdd(Load(row + d, Width - d), Vector512.Load(queries + d), sum);
-                *weights = Lanes.Sum(sum);
+                Lanes.Sum4(a0, a1, a2, a3).Store(weights);
+                Lanes.Sum4(b0, b1, b2, b3).Store(weights + SegmentRows);
+                Lanes.Sum4(c0, c1, c2, c3).Store(weights + 2 * SegmentRows);
+                Lanes.Sum4(d0, d1, d2, d3).Store(weights + 3 * SegmentRows);
+                return;
+            }
+            var sums = stackalloc Vector512<float>[16] { a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3 };
+            ScoresTail(k0 + whole, k1 + whole, k2 + whole, k3 + whole, width - whole, queries, sums, weights);
+        }
+
+        /// <summary>The channels that are no whole vector.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private static void ScoresTail(float* k0, float* k1, float* k2, float* k3, int rest, float* queries, Vector512<float>* sums, float* weights)
+        {
+            Vector512<float> v0 = Lanes.LoadPartial(k0, rest), v1 = Lanes.LoadPartial(k1, rest), v2 = Lanes.LoadPartial(k2, rest), v3 = Lanes.LoadPartial(k3, rest);
+            for (var h = 0; h < 4; h++, sums += 4, weights += SegmentRows)
+            {
+                var q = Vector512.Load(queries + h * 16);
+                Lanes.Sum4(
+                    Vector512.FusedMultiplyAdd(v0, q, sums[0]), Vector512.FusedMultiplyAdd(v1, q, sums[1]),
+                    Vector512.FusedMultiplyAdd(v2, q, sums[2]), Vector512.FusedMultiplyAdd(v3, q, sums[3])).Store(weights);
             }
         }
 
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private static Vector512<float> Load(float* source, int lanes) => lanes >= 16 ? Vector512.Load(source) : Lanes.LoadPartial(source, lanes);
-
-        /// <summary>Turns raw scores into exp(score - max) and returns the denominator.</summary>
-        private readonly float Softmax(float* scores, int count, float sink)
+        /// <summary>Turns raw scores into exp(scaled score - max); returns their sum. The row of scores has room for whole vectors.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private static float Exponentials(float* scores, int count, float scale, out float max)
         {
-            var scale = Vector512.Create(Scale);
             var nothing = Vector512.Create(float.NegativeInfinity); // the score of a lane without a row: its weight is 0
             var lane = Vector512.Create(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-            var max = Vector512.Create(sink);
+            var most = nothing;
             for (var r = 0; r < count; r += 16)
             {
-                var score = Vector512.Load(scores + r) * scale;
+                var score = Vector512.Load(scores + r) * Vector512.Create(scale);
                 if (count - r < 16) score = Vector512.ConditionalSelect(Vector512.LessThan(lane, Vector512.Create(count - r)).AsSingle(), score, nothing);
-                score.Store(scores + r); // the row of scores has room for whole vectors
-                max = Vector512.Max(max, score);
+                score.Store(scores + r);
+                most = Vector512.Max(most, score);
             }
-            var m = max.GetElement(0);
-            for (var i = 1; i < 16; i++)
-                m = MathF.Max(m, max.GetElement(i));
+            var half = Vector256.Max(most.GetLower(), most.GetUpper());
+            var quarter = Vector128.Max(half.GetLower(), half.GetUpper());
+            max = MathF.Max(MathF.Max(quarter[0], quarter[1]), MathF.Max(quarter[2], quarter[3]));
+            // All scores minus infinity: subtract 0, so that the weights are 0 and no NaN.
+            var shift = Vector512.Create(float.IsNegativeInfinity(max) ? 0 : max);
             var sum = Vector512<float>.Zero;
             for (var r = 0; r < count; r += 16)
             {
-                var weight = VectorMath.Exp(Vector512.Load(scores + r) - Vector512.Create(m));
+                var weight = VectorMath.Exp(Vector512.Load(scores + r) - shift);
                 weight.Store(scores + r);
                 sum += weight;
             }
-            return VectorMath.Exp(sink - m) + Lanes.Sum(sum);
+            return Lanes.Sum(sum);
         }
 
-        /// <summary>sums[h, d] = sum over r of weights[h, r] * row_r[d] for the four heads.</summary>
-        private readonly void Weigh(float** rows, int count, float* weights, float* sums)
+        /// <summary>a[h, d] = sum over r of weights[h, r] * row_r[d], into the partial results.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private readonly void Weigh(int t, int segment, int head, int heads, float** rows, int count, float* weights, float* tile)
         {
-            new Span<float>(sums, HeadBlock * WidthPadded).Clear();
+            var dropped = tile + ChunkRows * TilesWidth;
             for (var first = 0; first < count; first += ChunkRows)
             {
-                var end = Math.Min(first + ChunkRows, count);
-                var d = 0;
-                for (; d + 64 <= Width; d += 64)
-                    Weigh4(rows, first, end, weights, d, sums + d);
-                for (; d < Width; d += 16)
-                    Weigh1(rows, first, end, weights, d, sums + d);
+                var chunk = Math.Min(ChunkRows, count - first);
+                for (var r = 0; r < chunk; r++)
+                    CopyRow(rows[first + r], first + r + 2 < count ? rows[first + r + 2] : rows[first + r], Width, tile + r * TileChannels);
+                for (var d = 0; d < Width; d += TileChannels)
+                {
+                    for (var h = 0; h < heads; h += 4)
+                    {
+                        float* s0 = Partial(t, segment, head + h) + d, s1 = h + 1 < heads ? s0 + PartialStride : dropped;
+                        float* s2 = h + 2 < heads ? s1 + PartialStride : dropped, s3 = h + 3 < heads ? s2 + PartialStride : dropped;
+                        WeighTile(
+                            tile + d * ChunkRows, chunk, weights + h * SegmentRows + first, s0, s1, s2, s3,
+                            (Math.Min(TileChannels, Width - d) + 15) / 16, first == 0);
+                    }
+                }
             }
         }
 
-        /// <summary>Sixty-four channels of one chunk for the four heads.</summary>
-        private readonly void Weigh4(float** rows, int first, int end, float* weights, int d, float* sums)
+        /// <summary>
+        /// A row's channels into the tiles of its chunk, [channels / 64][row][64], filled up with zeros to whole vectors. Rows lie far apart and their
+        /// width is often a power of two: read as they are, the rows of a chunk would fall on a few sets of the first-level cache.
+        /// </summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private static void CopyRow(float* row, float* next, int width, float* tile)
         {
-            float* h0 = weights, h1 = h0 + RowsPadded, h2 = h1 + RowsPadded, h3 = h2 + RowsPadded;
+            var d = 0;
+            for (; d + TileChannels <= width; d += TileChannels, tile += ChunkRows * TileChannels)
+            {
+                if (Sse.IsSupported)
+                {
+                    Sse.Prefetch0(next + d);
+                    Sse.Prefetch0(next + d + 16);
+                    Sse.Prefetch0(next + d + 32);
+                    Sse.Prefetch0(next + d + 48);
+                }
+                Vector512.Load(row + d).Store(tile);
+                Vector512.Load(row + d + 16).Store(tile + 16);
+                Vector512.Load(row + d + 32).Store(tile + 32);
+                Vector512.Load(row + d + 48).Store(tile + 48);
+            }
+            for (; d + 16 <= width; d += 16, tile += 16)
+                Vector512.Load(row + d).Store(tile);
+            if (d < width) Lanes.LoadPartial(row + d, width - d).Store(tile);
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private static void WeighTile(float* tile, int count, float* weights, float* s0, float* s1, float* s2, float* s3, int vectors, bool fresh)
+        {
+            if (vectors < 4)
+            {
+                for (var v = 0; v < vectors; v++)
+                    WeighVector(tile + v * 16, count, weights, s0 + v * 16, s1 + v * 16, s2 + v * 16, s3 + v * 16, fresh);
+                return;
+            }
             Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
             Vector512<float> c0 = a0, c1 = a0, c2 = a0, c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
-            for (var r = first; r < end; r++)
+            for (var r = 0; r < count; r++, tile += TileChannels)
             {
-                var row = rows[r] + d;
-                Vector512<float> v0 = Vector512.Load(row), v1 = Vector512.Load(row + 16), v2 = Vector512.Load(row + 32), v3 = Vector512.Load(row + 48);
-                var w = Vector512.Create(h0[r]);
+                Vector512<float> v0 = Vector512.Load(tile), v1 = Vector512.Load(tile + 16), v2 = Vector512.Load(tile + 32), v3 = Vector512.Load(tile + 48);
+                var w = Vector512.Create(weights[r]);
                 a0 = Vector512.FusedMultiplyAdd(v0, w, a0);
                 a1 = Vector512.FusedMultiplyAdd(v1, w, a1);
                 a2 = Vector512.FusedMultiplyAdd(v2, w, a2);
                 a3 = Vector512.FusedMultiplyAdd(v3, w, a3);
-                w = Vector512.Create(h1[r]);
+                w = Vector512.Create(weights[SegmentRows + r]);
                 b0 = Vector512.FusedMultiplyAdd(v0, w, b0);
                 b1 = Vector512.FusedMultiplyAdd(v1, w, b1);
                 b2 = Vector512.FusedMultiplyAdd(v2, w, b2);
                 b3 = Vector512.FusedMultiplyAdd(v3, w, b3);
-                w = Vector512.Create(h2[r]);
+                w = Vector512.Create(weights[2 * SegmentRows + r]);
                 c0 = Vector512.FusedMultiplyAdd(v0, w, c0);
                 c1 = Vector512.FusedMultiplyAdd(v1, w, c1);
                 c2 = Vector512.FusedMultiplyAdd(v2, w, c2);
                 c3 = Vector512.FusedMultiplyAdd(v3, w, c3);
-                w = Vector512.Create(h3[r]);
+                w = Vector512.Create(weights[3 * SegmentRows + r]);
                 d0 = Vector512.FusedMultiplyAdd(v0, w, d0);
                 d1 = Vector512.FusedMultiplyAdd(v1, w, d1);
                 d2 = Vector512.FusedMultiplyAdd(v2, w, d2);
                 d3 = Vector512.FusedMultiplyAdd(v3, w, d3);
             }
-            Add4(a0, a1, a2, a3, sums);
-            Add4(b0, b1, b2, b3, sums + WidthPadded);
-            Add4(c0, c1, c2, c3, sums + 2 * WidthPadded);
-            Add4(d0, d1, d2, d3, sums + 3 * WidthPadded);
+            Add(s0, a0, a1, a2, a3, fresh);
+            Add(s1, b0, b1, b2, b3, fresh);
+            Add(s2, c0, c1, c2, c3, fresh);
+            Add(s3, d0, d1, d2, d3, fresh);
         }
 
+        /// <summary>Adds the sums of a chunk; the first chunk finds nothing to add to.</summary>
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private static void Add4(Vector512<float> s0, Vector512<float> s1, Vector512<float> s2, Vector512<float> s3, float* sums)
+        private static void Add(float* sums, Vector512<float> v0, Vector512<float> v1, Vector512<float> v2, Vector512<float> v3, bool fresh)
         {
-            (Vector512.Load(sums) + s0).Store(sums);
-            (Vector512.Load(sums + 16) + s1).Store(sums + 16);
-            (Vector512.Load(sums + 32) + s2).Store(sums + 32);
-            (Vector512.Load(sums + 48) + s3).Store(sums + 48);
+            if (!fresh)
+            {
+                v0 += Vector512.Load(sums);
+                v1 += Vector512.Load(sums + 16);
+                v2 += Vector512.Load(sums + 32);
+                v3 += Vector512.Load(sums + 48);
+            }
+            v0.Store(sums);
+            v1.Store(sums + 16);
+            v2.Store(sums + 32);
+            v3.Store(sums + 48);
         }
 
-        private readonly void Weigh1(float** rows, int first, int end, float* weights, int d, float* sums)
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private static void WeighVector(float* tile, int count, float* weights, float* s0, float* s1, float* s2, float* s3, bool fresh)
         {
-            var lanes = Width - d;
-            for (var h = 0; h < HeadBlock; h++, weights += RowsPadded, sums += WidthPadded)
+            Vector512<float> a = Vector512<float>.Zero, b = a, c = a, d = a;
+            for (var r = 0; r < count; r++, tile += TileChannels)
+            {
+                var v = Vector512.Load(tile);
+                a = Vector512.FusedMultiplyAdd(v, Vector512.Create(weights[r]), a);
+                b = Vector512.FusedMultiplyAdd(v, Vector512.Create(weights[SegmentRows + r]), b);
+                c = Vector512.FusedMultiplyAdd(v, Vector512.Create(weights[2 * SegmentRows + r]), c);
+                d = Vector512.FusedMultiplyAdd(v, Vector512.Create(weights[3 * SegmentRows + r]), d);
+            }
+            (fresh ? a : Vector512.Load(s0) + a).Store(s0);
+            (fresh ? b : Vector512.Load(s1) + b).Store(s1);
+            (fresh ? c : Vector512.Load(s2) + c).Store(s2);
+            (fresh ? d : Vector512.Load(s3) + d).Store(s3);
+        }
+
+        /// <summary>Joins the segments of one head.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private readonly void Combine(int t, int head)
+        {
+            var segments = (int)((RowCount(t) + SegmentRows - 1) / SegmentRows);
+            var max = Sinks[head];
+            for (var s = 0; s < segments; s++)
+                max = MathF.Max(max, Partial(t, s, head)[WidthPadded]);
+            var shift = float.IsNegativeInfinity(max) ? 0 : max;
+            var denominator = VectorMath.Exp(Sinks[head] - shift);
+            for (var s = 0; s < segments; s++)
+            {
+                var tail = Partial(t, s, head) + WidthPadded;
+                tail[0] = VectorMath.Exp(tail[0] - shift); // from here on the segment's factor
+                denominator = MathF.FusedMultiplyAdd(tail[0], tail[1], denominator);
+            }
+            var output = Output + t * OutputStride + (long)head * Width;
+            for (var d = 0; d < Width; d += 16)
             {
                 var sum = Vector512<float>.Zero;
-                for (var r = first; r < end; r++)
-                    sum = Vector512.FusedMultiplyAdd(Load(rows[r] + d, lanes), Vector512.Create(weights[r]), sum);
-                (Vector512.Load(sums) + sum).Store(sums);
+                for (var s = 0; s < segments; s++)
+                {
+                    var partial = Partial(t, s, head);
+                    sum = Vector512.FusedMultiplyAdd(Vector512.Create(partial[WidthPadded]), Vector512.Load(partial + d), sum);
+                }
+                sum /= Vector512.Create(denominator);
+                if (d + 16 <= Width) sum.Store(output + d);
+                else Lanes.StorePartial(sum, output + d, Width - d);
             }
-        }
-
-        private readonly void Divide(float* sums, float denominator, float* output)
-        {
-            var d = 0;
-            for (; d + 16 <= Width; d += 16)
-                (Vector512.Load(sums + d) / Vector512.Create(denominator)).Store(output + d);
-            for (; d < Width; d++)
-                output[d] = sums[d] / denominator;
         }
     }
 
@@ -319,5 +476,6 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
     {
         _workers.Dispose();
         _seen.Dispose();
+        _partials.Dispose();
     }
 }

@@ -3,6 +3,7 @@
 //
 // Two passes over the tokens of the step, for a block may have begun in this very step: first all state rows, then the rows to emit. The pool is a
 // softmax channel by channel over the slots, in the order of position, in double; norm, rotation and rounding as for every cached row.
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using Inference.Backends.Operators;
 
@@ -62,6 +63,7 @@ internal sealed unsafe class CompressorKernel(WorkerPool pool) : IDisposable
             }
         }
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly void Insert(int t)
         {
             var state = State.Row(Sequence[t], Position[t]);
@@ -87,6 +89,7 @@ internal sealed unsafe class CompressorKernel(WorkerPool pool) : IDisposable
         }
 
         /// <summary>sum of exp(gate - max) value / sum of exp(gate - max) over the slots, for eight channels.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly Vector512<double> Pool(float** slots, int count, int channel, int lanes)
         {
             var max = Load(slots[0] + Channels + channel, lanes);

@@ -1,5 +1,6 @@
 // Embedding, gathering, RMSNorm, SwiGLU: a pass over memory each. Elements are computed on their own; the one sum (RMSNorm's mean of squares)
 // is Lanes.SumOfSquares. Nothing is owned here.
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using Inference.Backends.Operators;
 
@@ -36,6 +37,7 @@ internal static unsafe class ElementwiseKernels
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void DecodeNatural<TFormat>(byte* row, int count, float* output) where TFormat : struct, INaturalFormat
     {
         var i = 0;
@@ -91,6 +93,7 @@ internal static unsafe class ElementwiseKernels
     }
 
     /// <summary>output = (input * rho) * weight, rho = 1 / sqrt(mean(input^2) + epsilon) rounded to F32. A null weight is all ones.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Norm(float* input, float* weight, int width, float epsilon, float* output)
     {
         var rho = (float)Lanes.InverseRms(input, width, epsilon);
@@ -137,6 +140,7 @@ internal static unsafe class ElementwiseKernels
     }
 
     /// <summary>output = scale * (silu(min(gate, limit)) * clamp(up, -limit, limit)).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void SwiGlu(float* gate, float* up, float limit, float scale, float* output, int count)
     {
         var i = 0;

@@ -280,6 +280,7 @@ internal sealed unsafe class ExpertKernels(WorkerPool pool) : IDisposable
         public long SharedStride, OutputStride;
         public int PerToken, Width;
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         public readonly void Run(int start, int end, int worker)
         {
             for (long t = start; t < end; t++)

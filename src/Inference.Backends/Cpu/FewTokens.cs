@@ -32,6 +32,7 @@ internal static unsafe class FewTokens
     }
 
     /// <summary>At most <see cref="Gemm.Block"/> rows of every y[t].</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Rows(in WeightView w, int start, int end, in PackedBatch x, float** y, float* scratch)
     {
         var chains = w.Columns / 128;

@@ -172,6 +172,7 @@ internal static unsafe class Gemm
     }
 
     /// <summary>Joins the lanes of a panel's sums and stores the results.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Finish(float* sums, int n, int rows, in PackedBatch x, float** y)
     {
         for (var t = 0; t < x.Tokens; t++)

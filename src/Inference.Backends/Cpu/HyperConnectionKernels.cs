@@ -73,6 +73,7 @@ internal sealed unsafe class HyperConnectionKernels(WorkerPool pool, LinearKerne
         public int Count, Width, Coefficients, Iterations;
         public float NormEpsilon, Epsilon;
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         public readonly void Run(int start, int end, int worker)
         {
             var weights = stackalloc float[Count];
@@ -91,6 +92,7 @@ internal sealed unsafe class HyperConnectionKernels(WorkerPool pool, LinearKerne
             }
         }
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly void Sites(float* m, float rho, long t)
         {
             var post = Post + t * PostStride;
@@ -102,6 +104,7 @@ internal sealed unsafe class HyperConnectionKernels(WorkerPool pool, LinearKerne
             Sinkhorn(combine, Count, Epsilon, Iterations);
         }
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly void Collapse(float* weights, float* streams, float* output)
         {
             var d = 0;
@@ -123,6 +126,7 @@ internal sealed unsafe class HyperConnectionKernels(WorkerPool pool, LinearKerne
     }
 
     /// <summary>Softmax over each row plus epsilon, a column step, then iterations - 1 times a row step and a column step.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Sinkhorn(float* matrix, int n, float epsilon, int iterations)
     {
         for (var j = 0; j < n; j++)
@@ -187,6 +191,7 @@ internal sealed unsafe class HyperConnectionKernels(WorkerPool pool, LinearKerne
         public long StreamsStride, SublayerStride, PostStride, CombineStride, OutputStride;
         public int Count, Width;
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         public readonly void Run(int start, int end, int worker)
         {
             var old = stackalloc Vector512<float>[Count]; // every stream of the channels before any is overwritten: output may be the input

@@ -170,6 +170,7 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
         }
 
         /// <summary>tile[d, r] = element d of row first + r; rows that are not there are zero.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly void Transpose(int sequence, int first, int count, float* tile)
         {
             if (count < TileRows) new Span<float>(tile, TileRows * Width).Clear();
@@ -185,6 +186,7 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
         }
 
         /// <summary>Scores of thirty-two rows for one token.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly void ScoreTile(int t, float* tile, float* scores)
         {
             Vector512<float> low = Vector512<float>.Zero, high = low;

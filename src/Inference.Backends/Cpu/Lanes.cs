@@ -70,6 +70,7 @@ internal static unsafe class Lanes
     }
 
     /// <summary>Sum of x[i]^2 in double: eight lanes of two accumulators, joined as in the header.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static double SumOfSquares(float* x, long count)
     {
         Vector512<double> a = Vector512<double>.Zero, b = a;

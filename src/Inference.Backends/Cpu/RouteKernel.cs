@@ -1,5 +1,6 @@
 // Choosing experts: scores of all, the best of them, their weights (Operators/Experts.cs; deepseek-v4 2.10).
 // Scores one by one in lanes; sums of the chosen in the order of choice. A token's choice depends on its logits alone.
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using Inference.Backends.Operators;
 
@@ -63,6 +64,7 @@ internal sealed unsafe class RouteKernel(WorkerPool pool) : IDisposable
             }
         }
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly void Score(float* logits, float* scores)
         {
             var shift = Vector512<float>.Zero;
@@ -102,6 +104,7 @@ internal sealed unsafe class RouteKernel(WorkerPool pool) : IDisposable
         }
 
         /// <summary>The largest of score + bias in descending order; of equal ones the smaller id, NaN last.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly void Choose(float* scores, int* ids)
         {
             var best = stackalloc float[PerToken];

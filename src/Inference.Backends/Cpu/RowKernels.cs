@@ -35,6 +35,7 @@ internal unsafe struct RotaryTable
     public readonly int Channels => 2 * _pairs;
 
     /// <summary>Computes the table of a position.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Fill(int position, bool inverse)
     {
         for (var i = 0; i < _pairs; i += 8)
@@ -55,6 +56,7 @@ internal unsafe struct RotaryTable
     }
 
     /// <summary>Rotates <see cref="Channels"/> floats in place, in double.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Apply(float* x)
     {
         var i = 0;
@@ -72,6 +74,7 @@ internal unsafe struct RotaryTable
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Apply(double* x)
     {
         var i = 0;
@@ -197,6 +200,7 @@ internal unsafe struct RowFinish(in Tensor norm, float epsilon, in Rope rope, Ro
 
     /// <param name="values">The row before the norm, used up.</param>
     /// <param name="table">Memory for a <see cref="RotaryTable"/>.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Write(double* values, int position, float* row, double* table)
     {
         var rho = 1 / Math.Sqrt(SumOfSquares(values, _width) / _width + _epsilon);
@@ -211,6 +215,7 @@ internal unsafe struct RowFinish(in Tensor norm, float epsilon, in Rope rope, Ro
     }
 
     /// <summary>Eight lanes, joined as Lanes.Sum joins them.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static double SumOfSquares(double* x, int count)
     {
         var sums = Vector512<double>.Zero;

@@ -12,6 +12,7 @@ internal static unsafe class TopK
     public const int ScratchInts = 2048;
 
     /// <summary>Writes the indices of the <paramref name="k"/> largest of <paramref name="count"/> scores, k &lt;= count.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Select(float* scores, int count, int k, int* indices, int* histogram)
     {
         if (k == count)
@@ -34,6 +35,7 @@ internal static unsafe class TopK
     }
 
     /// <summary>Settles bits [low, high) of the threshold: the value of these bits at which the wanted number is reached from above.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static uint Narrow(float* scores, int count, uint prefix, int high, int low, ref int wanted, int* histogram)
     {
         var mask = (1u << (high - low)) - 1;

@@ -251,6 +251,7 @@ internal static unsafe class WeightDecoders
 
     /// <summary>Brings a vector of activations into the order of a weight's format, filled up with zeros to whole vectors.</summary>
     /// <param name="stride">Floats from one vector of sixteen to the next.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Pack(in WeightView weight, float* source, float* destination, int stride)
     {
         int count = weight.Columns, done = 0;
@@ -283,6 +284,7 @@ internal static unsafe class WeightDecoders
         return order;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Gather(float* source, int available, float* destination, int stride, byte[] order)
     {
         for (var start = 0; start < order.Length; start += 16, destination += stride)
