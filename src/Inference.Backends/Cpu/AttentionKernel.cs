@@ -210,32 +210,25 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly void Scores(float** rows, int count, float* queries, int quads, float* weights)
         {
+            var sums = stackalloc Vector512<float>[16];
             for (var r = 0; r < count; r += 4)
             {
                 // Rows behind the last repeat it; their scores fall on places that Exponentials overwrites.
                 float* k0 = rows[r], k1 = rows[Math.Min(r + 1, count - 1)], k2 = rows[Math.Min(r + 2, count - 1)], k3 = rows[Math.Min(r + 3, count - 1)];
-                var next = r + 8 <= count ? rows + r + 4 : rows + r;
                 for (var q = 0; q < quads; q++)
-                    Scores4(k0, k1, k2, k3, Width, queries + q * 4L * WidthPadded, weights + q * 4 * SegmentRows + r, q == 0 && r + 8 <= count ? next : null);
+                    Scores4(k0, k1, k2, k3, Width, queries + q * 4L * WidthPadded, weights + q * 4 * SegmentRows + r, sums);
             }
         }
 
-        /// <summary>Scores of four rows for four heads; meanwhile <paramref name="next"/> four rows are fetched.</summary>
+        /// <summary>Scores of four rows for four heads.</summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private static void Scores4(float* k0, float* k1, float* k2, float* k3, int width, float* queries, float* weights, float** next)
+        private static void Scores4(float* k0, float* k1, float* k2, float* k3, int width, float* queries, float* weights, Vector512<float>* sums)
         {
             Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
             Vector512<float> c0 = a0, c1 = a0, c2 = a0, c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
             var whole = width & ~15;
             for (var d = 0; d < whole; d += 16, queries += 64)
             {
-                if (next is not null && Sse.IsSupported)
-                {
-                    Sse.Prefetch1(next[0] + d);
-                    Sse.Prefetch1(next[1] + d);
-                    Sse.Prefetch1(next[2] + d);
-                    Sse.Prefetch1(next[3] + d);
-                }
                 Vector512<float> v0 = Vector512.Load(k0 + d), v1 = Vector512.Load(k1 + d), v2 = Vector512.Load(k2 + d), v3 = Vector512.Load(k3 + d);
                 var q = Vector512.Load(queries);
                 a0 = Vector512.FusedMultiplyAdd(v0, q, a0);
@@ -266,8 +259,21 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
                 Lanes.Sum4(d0, d1, d2, d3).Store(weights + 3 * SegmentRows);
                 return;
             }
-            var sums = stackalloc Vector512<float>[16] { a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3 };
+            // Stored before the call: what lives across a call lives in memory all along, the loop above included.
+            Store4(sums, a0, a1, a2, a3);
+            Store4(sums + 4, b0, b1, b2, b3);
+            Store4(sums + 8, c0, c1, c2, c3);
+            Store4(sums + 12, d0, d1, d2, d3);
             ScoresTail(k0 + whole, k1 + whole, k2 + whole, k3 + whole, width - whole, queries, sums, weights);
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static void Store4(Vector512<float>* sums, Vector512<float> v0, Vector512<float> v1, Vector512<float> v2, Vector512<float> v3)
+        {
+            sums[0] = v0;
+            sums[1] = v1;
+            sums[2] = v2;
+            sums[3] = v3;
         }
 
         /// <summary>The channels that are no whole vector.</summary>

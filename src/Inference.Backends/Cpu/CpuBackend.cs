@@ -66,7 +66,9 @@ public sealed unsafe class CpuBackend : IBackend
         if (bytes > Info.MemoryBytes) throw NoMemory(bytes, purpose, null);
         try
         {
-            return new HostBuffer(bytes);
+            var buffer = new HostBuffer(bytes);
+            HugePages.Advise(buffer.Data, bytes);
+            return buffer;
         }
         catch (OutOfMemoryException e)
         {

@@ -12,7 +12,7 @@ namespace Inference.Backends.Cpu;
 
 internal static unsafe class FewTokens
 {
-    public const int TokensMax = 8;
+    public const int TokensMax = 128;
 
     private const int PieceChains = 8; // 1024 columns: four tokens take 16 KB
 

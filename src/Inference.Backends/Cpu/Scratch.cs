@@ -20,6 +20,7 @@ internal sealed unsafe class Scratch : IDisposable
         bytes = (Math.Max(bytes, 4096) + bytes / 4 + 63) & ~(nuint)63; // some more than asked for, or growing contexts would reallocate every step
         _data = NativeMemory.AlignedAlloc(bytes, 64);
         _bytes = bytes;
+        HugePages.Advise(_data, (long)bytes);
         return (T*)_data;
     }
 
