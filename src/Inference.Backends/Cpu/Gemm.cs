@@ -1,5 +1,6 @@
 // Weight matrix times several vectors: y[t][n] = sum over k of W[n, k] x[t][k], the kernel of prefill and of batched decoding. Bound by FMAs:
-// a weight is decoded once into a panel that stays in the first-level cache and then meets all tokens of the tile.
+// a weight is decoded once into a panel that stays in the first-level cache and then meets all tokens of the tile; where GemmInRegisters can do
+// without a panel, it does.
 //
 // Order of the sum: exactly that of MatVec (see there). Blocking never changes it: rows (Block, Panel), tokens (four side by side, or the few that are
 // left) and pieces of K (PieceVectors) only decide which sums are under way at the same time; between chains the sixteen lanes of a sum wait in memory.
@@ -115,14 +116,14 @@ internal static unsafe class Gemm
     private const int FourScales = 4 * (PieceVectors / 4) * 16;
 
     /// <summary>Floats of scratch that one worker needs for this many tokens.</summary>
-    public static long ScratchFloats(int tokens) => Math.Max(PanelFloats + ScaleFloats + (long)tokens * Block * 16, FewTokens.ScratchFloats(tokens));
+    public static long ScratchFloats(int tokens) => Math.Max(PanelFloats + ScaleFloats + (long)tokens * Block * 16, GemmInRegisters.ScratchFloats(tokens));
 
     /// <summary>Rows <paramref name="start"/> .. <paramref name="end"/> - 1 of every y[t].</summary>
     /// <param name="y">Per token, where element n of its result is y[t][n].</param>
     public static void Rows(in WeightView w, int start, int end, in PackedBatch x, float** y, float* scratch)
     {
-        for (; start < end && FewTokens.Covers(w, start, Math.Min(start + Block, end), x.Tokens); start += Block)
-            FewTokens.Rows(w, start, Math.Min(start + Block, end), x, y, scratch);
+        for (; start < end && GemmInRegisters.Covers(w, start, Math.Min(start + Block, end)); start += Block)
+            GemmInRegisters.Rows(w, start, Math.Min(start + Block, end), x, y, scratch);
         if (start >= end) return;
         if (Vector512.IsHardwareAccelerated) Rows<SixteenLanes>(w, start, end, x, y, scratch);
         else if (Vector256.IsHardwareAccelerated) Rows<EightLanes>(w, start, end, x, y, scratch);

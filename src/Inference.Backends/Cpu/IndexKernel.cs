@@ -6,6 +6,7 @@
 // Tokens that see no more than TopK rows select them all and score nothing. Scores of a batch of tokens are held at once, at most ScoresMax.
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using Inference.Backends.Operators;
 
 namespace Inference.Backends.Cpu;
@@ -90,10 +91,10 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
         body.ScratchStride = TileRows * body.Width + TileRows + TopK.ScratchInts;
         body.Scratch = _workers.Get<float>((long)body.ScratchStride * pool.Threads);
 
-        body.Phase = Phase.Prepare;
-        pool.For(ref body, count, pool.Grain(groupCount == 0 ? 100 : (long)body.Heads * body.Width * 40));
         if (groupCount > 0)
         {
+            body.Phase = Phase.Prepare;
+            pool.For(ref body, checked(count * body.Heads), pool.Grain(body.Width * 8L));
             body.Phase = Phase.Score;
             pool.For(ref body, pieces, pool.Grain((long)PieceRows * body.Heads * body.Width * Math.Max(1, count / groupCount)));
         }
@@ -127,8 +128,7 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
             switch (Phase)
             {
                 case Phase.Prepare:
-                    for (var t = Batch + start; t < Batch + end; t++)
-                        if (Visible(t) > TopK) PrepareQueries(t, worker);
+                    PrepareQueries(start, end, worker);
                     break;
                 case Phase.Score:
                     var g = 0;
@@ -145,15 +145,19 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
             }
         }
 
-        private readonly void PrepareQueries(int t, int worker)
+        /// <summary>Rotates and rounds queries; items are heads of tokens.</summary>
+        private readonly void PrepareQueries(int start, int end, int worker)
         {
             var table = new RotaryTable(Frequencies, Pairs, Rotary + (long)worker * RotaryTable.Doubles(Pairs));
-            table.Fill(Position[t], inverse: false);
-            for (var h = 0; h < Heads; h++)
+            var filled = -1;
+            for (var item = start; item < end; item++)
             {
+                int t = Batch + item / Heads, h = item % Heads;
+                if (Visible(t) <= TopK) continue;
+                if (t != filled) table.Fill(Position[filled = t], inverse: false);
                 var query = Queries + t * QueriesStride + (long)h * Width;
                 table.Apply(query + Width - 2 * Pairs);
-                RowFinish.Round(query, Width, 2 * Pairs, Rounding);
+                GridRounding.Round(query, Width, 2 * Pairs, Rounding);
             }
         }
 
@@ -170,18 +174,60 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
         }
 
         /// <summary>tile[d, r] = element d of row first + r; rows that are not there are zero.</summary>
-        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly void Transpose(int sequence, int first, int count, float* tile)
         {
             if (count < TileRows) new Span<float>(tile, TileRows * Width).Clear();
+            var rows = stackalloc float*[TileRows];
             for (var r = 0; r < count;)
             {
                 var row = Rows.Row(sequence, first + r, out var contiguous);
                 for (var last = Math.Min(count, r + contiguous); r < last; r++, row += Width)
+                    rows[r] = row;
+            }
+            var done = 0;
+            for (; done + 16 <= count && Avx512F.IsSupported; done += 16)
+                TransposeSixteen(rows + done, Width, tile + done);
+            for (; done < count; done++)
+            {
+                for (var d = 0; d < Width; d++)
+                    tile[d * TileRows + done] = rows[done][d];
+            }
+        }
+
+        /// <summary>Sixteen rows into sixteen columns of the tile: squares of 16 x 16, by exchanging halves of growing size.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private static void TransposeSixteen(float** rows, int width, float* tile)
+        {
+            var square = stackalloc Vector512<float>[16];
+            var d = 0;
+            for (; d + 16 <= width; d += 16, tile += 16 * TileRows)
+            {
+                // Squares of 4 x 4 within each quarter of four rows, then the quarters.
+                for (var r = 0; r < 4; r++)
                 {
-                    for (var d = 0; d < Width; d++)
-                        tile[d * TileRows + r] = row[d];
+                    Vector512<float> a = Vector512.Load(rows[4 * r] + d), b = Vector512.Load(rows[4 * r + 1] + d), c = Vector512.Load(rows[4 * r + 2] + d), e = Vector512.Load(rows[4 * r + 3] + d);
+                    Vector512<double> ab = Avx512F.UnpackLow(a, b).AsDouble(), ce = Avx512F.UnpackLow(c, e).AsDouble();
+                    Vector512<double> ab2 = Avx512F.UnpackHigh(a, b).AsDouble(), ce2 = Avx512F.UnpackHigh(c, e).AsDouble();
+                    square[r] = Avx512F.UnpackLow(ab, ce).AsSingle(); // columns 0, 4, 8, 12 of the four rows
+                    square[4 + r] = Avx512F.UnpackHigh(ab, ce).AsSingle(); // columns 1, 5, 9, 13
+                    square[8 + r] = Avx512F.UnpackLow(ab2, ce2).AsSingle();
+                    square[12 + r] = Avx512F.UnpackHigh(ab2, ce2).AsSingle();
                 }
+                for (var c = 0; c < 4; c++)
+                {
+                    var s = square + 4 * c;
+                    Vector512<float> low01 = Avx512F.Shuffle4x128(s[0], s[1], 0b01_00_01_00), high01 = Avx512F.Shuffle4x128(s[0], s[1], 0b11_10_11_10);
+                    Vector512<float> low23 = Avx512F.Shuffle4x128(s[2], s[3], 0b01_00_01_00), high23 = Avx512F.Shuffle4x128(s[2], s[3], 0b11_10_11_10);
+                    Avx512F.Shuffle4x128(low01, low23, 0b10_00_10_00).Store(tile + c * TileRows);
+                    Avx512F.Shuffle4x128(low01, low23, 0b11_01_11_01).Store(tile + (4 + c) * TileRows);
+                    Avx512F.Shuffle4x128(high01, high23, 0b10_00_10_00).Store(tile + (8 + c) * TileRows);
+                    Avx512F.Shuffle4x128(high01, high23, 0b11_01_11_01).Store(tile + (12 + c) * TileRows);
+                }
+            }
+            for (; d < width; d++, tile += TileRows)
+            {
+                for (var r = 0; r < 16; r++)
+                    tile[r] = rows[r][d];
             }
         }
 

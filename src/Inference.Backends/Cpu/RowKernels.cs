@@ -211,7 +211,7 @@ internal unsafe struct RowFinish(in Tensor norm, float epsilon, in Rope rope, Ro
         rotary.Apply(values + _width - 2 * _pairs);
         for (var i = 0; i < _width; i++)
             row[i] = (float)values[i];
-        Round(row, _width, 2 * _pairs, _rounding);
+        GridRounding.Round(row, _width, 2 * _pairs, _rounding);
     }
 
     /// <summary>Eight lanes, joined as Lanes.Sum joins them.</summary>
@@ -229,21 +229,5 @@ internal unsafe struct RowFinish(in Tensor norm, float epsilon, in Rope rope, Ro
         for (; i < count; i++)
             sum = Math.FusedMultiplyAdd(x[i], x[i], sum);
         return sum;
-    }
-
-    /// <summary>Replaces a row by what its stored form would give back.</summary>
-    public static void Round(float* row, int width, int rotaryChannels, RowRounding rounding)
-    {
-        switch (rounding)
-        {
-            case RowRounding.Fp8Block64:
-                for (var start = 0; start < width - rotaryChannels; start += 64)
-                    Numerics.QuantizeFp8Block(new Span<float>(row + start, 64));
-                break;
-            case RowRounding.HadamardFp4Block32:
-                Numerics.Hadamard(new Span<float>(row, width));
-                Numerics.QuantizeFp4Block32(new Span<float>(row, width));
-                break;
-        }
     }
 }

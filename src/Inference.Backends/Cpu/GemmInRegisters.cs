@@ -1,5 +1,6 @@
-// Weight matrix times two to eight vectors: batched decoding, and experts that few tokens chose. Too few tokens to pay for a decoded panel: weights are
-// decoded in registers, two rows at a time for four tokens, or four rows for two.
+// Weight matrix times several vectors, without a panel: weights are decoded in registers, two rows at a time for four tokens, or four rows for two.
+// Decoding again for every four tokens costs less than storing a panel and loading it, where a processor has units to spare beside its FMAs
+// (measured on Zen 4: benchmarks/LOG.md).
 //
 // Order of the sum: that of MatVec. A piece of K (PieceChains) of a group of tokens stays in the first-level cache while the rows of a block pass by;
 // between pieces the sums wait in memory, sixteen lanes each. Only where a vector is one register, and for weights whose columns are whole chains
@@ -10,19 +11,17 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Inference.Backends.Cpu;
 
-internal static unsafe class FewTokens
+internal static unsafe class GemmInRegisters
 {
-    public const int TokensMax = 128;
-
     private const int PieceChains = 8; // 1024 columns: four tokens take 16 KB
 
     /// <summary>Floats of scratch for a block of rows.</summary>
     public static long ScratchFloats(int tokens) => (tokens + 3L) / 4 * 4 * (Gemm.Block + 3) * 16;
 
-    /// <summary>Whether this kernel does these rows for this many tokens.</summary>
-    public static bool Covers(in WeightView w, int start, int end, int tokens)
+    /// <summary>Whether this kernel does these rows.</summary>
+    public static bool Covers(in WeightView w, int start, int end)
     {
-        if (!Vector512.IsHardwareAccelerated || tokens > TokensMax || w.Columns % 128 != 0) return false;
+        if (!Vector512.IsHardwareAccelerated || w.Columns % 128 != 0) return false;
         return w.Format switch
         {
             WeightFormat.F32 or WeightFormat.BF16 or WeightFormat.F16 or WeightFormat.Fp8 => true,
