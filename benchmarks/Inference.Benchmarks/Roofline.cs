@@ -38,6 +38,7 @@ internal sealed unsafe class Roofline(int threads, int rounds)
         if (only is "" or "gemm") roofline.Gemm();
         if (only is "" or "attention") roofline.Attention();
         if (only is "" or "index") roofline.Index();
+        if (only is "" or "small") roofline.Small();
         if (output.Length > 0)
         {
             Directory.CreateDirectory(Path.GetDirectoryName(Path.GetFullPath(output))!);
@@ -175,6 +176,57 @@ internal sealed unsafe class Roofline(int threads, int rounds)
         Line($"");
         Line($"## Index scores and top-k");
         Table("GFLOP/s", "of FMA peak", actions, 1e9);
+    }
+
+    /// <summary>What a call costs when there is next to nothing to do: one token, the sizes of the embedded model.</summary>
+    private void Small()
+    {
+        using var bench = new Workbench(threads);
+        const int Hidden = 128, Streams = 4, Heads = 4, HeadDim = 144, Rotary = 16, Position = 300;
+        var rope = new Rope(bench.Vector(RopeFrequencies.Plain(10000, Rotary)));
+        var tokens = bench.Tokens(1, Position);
+        Tensor streams = bench.Random(1, Streams, Hidden), hidden = bench.Random(1, Hidden), queries = bench.Random(1, Heads, HeadDim), ones = bench.Vector([.. Enumerable.Repeat(1f, HeadDim)]);
+        Tensor post = bench.Random(1, Streams), combine = bench.Random(1, Streams, Streams), output = bench.Empty(DType.F32, 1, 1024);
+        Tensor ids = bench.Vector([3, 5]).As(1, 2), weights = bench.Random(1, 2);
+        var window = bench.Rows(512, 32, HeadDim, 3);
+        var compressed = bench.Rows(128, 8, HeadDim, 4);
+        var selected = bench.Vector([.. Enumerable.Range(0, 32)]).As(1, 32);
+        PreparedWeight[] Experts(int rows, int columns) => [.. Enumerable.Range(0, 16).Select(i => bench.Weight(WeightScheme.BF16, rows, columns, i + 1))];
+        PreparedWeight[] gate = Experts(64, Hidden), up = Experts(64, Hidden), down = Experts(Hidden, 64);
+        var mix = bench.Weight(WeightScheme.F32, 24, Streams * Hidden);
+        Tensor coefficients = bench.Vector(new float[24]), scale = bench.Vector([1f, 1f, 1f]), bias = bench.Vector(new float[16]), inner = bench.Random(1, 2, 64);
+        Line($"");
+        Line($"## One token of a small model (hidden {Hidden}, {Heads} heads of {HeadDim}, 16 experts of 64): microseconds per call");
+        Line($"");
+        Line($"| call | median | best |");
+        Line($"|---|---|---|");
+        Call("RmsNorm", new RmsNorm(hidden, ones.First(Hidden), 1e-6f, output.Columns(0, Hidden)));
+        Call("Linear BF16 [128, 64]", new Linear(bench.Random(1, 64), bench.Weight(WeightScheme.BF16, 128, 64), output.Columns(0, 128)));
+        Call("Linear BF16 [576, 64]", new Linear(bench.Random(1, 64), bench.Weight(WeightScheme.BF16, 576, 64), output.Columns(0, 576)));
+        Call("Linear BF16 [1024, 128]", new Linear(hidden, bench.Weight(WeightScheme.BF16, 1024, Hidden), output));
+        Call("HyperConnectionPre", new HyperConnectionPre(streams, mix, coefficients, scale, 1e-6f, 1e-6f, 20, output.Columns(0, Hidden), post, combine));
+        Call("HyperConnectionPost", new HyperConnectionPost(streams, hidden, post, combine, streams));
+        Call("Rotate", new Rotate(queries, tokens.Position, rope, false));
+        Call("KvInsert", new KvInsert(bench.Random(1, HeadDim), ones, 1e-6f, tokens, rope, RowRounding.Fp8Block64, window));
+        Call("Attention, 32 + 32 rows", new Attention(queries, tokens, window, 32, compressed, 4, selected, bias.First(Heads), 0.08f, output.As(1, 1024).Columns(0, Heads * HeadDim).As(1, Heads, HeadDim)));
+        Call("Route, 2 of 16", new Route(bench.Random(1, 16), RouterScoring.SqrtSoftplus, bias, default, default, 1.5f, bench.Vector([0, 0]).As(1, 2), bench.Random(1, 2)));
+        Call("ExpertGateUp", new ExpertGateUp(hidden, ids, weights, gate, up, 10, inner));
+        Call("ExpertDownCombine", new ExpertDownCombine(inner, ids, down, hidden, hidden));
+
+        void Call<TOp>(string name, TOp op) where TOp : struct, IOperator
+        {
+            const int Calls = 5000;
+            var series = new Series();
+            for (var round = -1; round < rounds; round++)
+            {
+                var sample = Sample.Of(1, () =>
+                {
+                    for (var i = 0; i < Calls; i++) bench.Backend.Enqueue(op);
+                });
+                if (round >= 0) series.Add(sample);
+            }
+            Line($"| {name} | {series.Median / Calls * 1e6:F2} | {series.Best / Calls * 1e6:F2} |");
+        }
     }
 
     /// <summary>Measures all actions in turn; the first is the yardstick.</summary>

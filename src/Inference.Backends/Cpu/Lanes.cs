@@ -28,11 +28,15 @@ internal static unsafe class Lanes
     public static Vector128<float> Sum4(Vector512<float> v0, Vector512<float> v1, Vector512<float> v2, Vector512<float> v3)
     {
         Vector128<float> q0 = Quarter(v0), q1 = Quarter(v1), q2 = Quarter(v2), q3 = Quarter(v3);
-        // [a0 b0 a1 b1] + [c0 d0 c1 d1], then the even lanes of two such vectors plus the odd ones.
-        var u = Vector128.Create(q0.GetLower(), q1.GetLower()) + Vector128.Create(q0.GetUpper(), q1.GetUpper());
-        var w = Vector128.Create(q2.GetLower(), q3.GetLower()) + Vector128.Create(q2.GetUpper(), q3.GetUpper());
-        if (Sse.IsSupported) return Sse.Shuffle(u, w, 0b10_00_10_00) + Sse.Shuffle(u, w, 0b11_01_11_01);
-        return Vector128.Create(u[0], u[2], w[0], w[2]) + Vector128.Create(u[1], u[3], w[1], w[3]);
+        if (Sse.IsSupported)
+        {
+            // [a0 b0 a1 b1] + [c0 d0 c1 d1], then the even lanes of two such vectors plus the odd ones.
+            var u = Sse.MoveLowToHigh(q0, q1) + Sse.MoveHighToLow(q1, q0);
+            var w = Sse.MoveLowToHigh(q2, q3) + Sse.MoveHighToLow(q3, q2);
+            return Sse.Shuffle(u, w, 0b10_00_10_00) + Sse.Shuffle(u, w, 0b11_01_11_01);
+        }
+        return Vector128.Create(q0[0] + q0[2], q1[0] + q1[2], q2[0] + q2[2], q3[0] + q3[2])
+            + Vector128.Create(q0[1] + q0[3], q1[1] + q1[3], q2[1] + q2[3], q3[1] + q3[3]);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -45,15 +45,18 @@ internal static unsafe class MatVec
 
     /// <summary>
     /// How far ahead of a row's chain the prefetch goes: within the row, and for the chains from <see cref="Switch"/> on to the same row of the
-    /// next band.
+    /// next band. Zero for a matrix so small that it is in the cache anyway.
     /// </summary>
     private readonly struct Ahead
     {
+        private const long SmallBytes = 256 << 10;
+
         public readonly nint InRow, NextBand;
         public readonly int Switch;
 
-        public Ahead(long rowBytes, int chains, int chainBytes, int rows)
+        public Ahead(long rowBytes, int chains, int chainBytes, int rows, long bytes)
         {
+            if (bytes < SmallBytes) return;
             var lead = Math.Min(chains, AheadBytes * Band / rows / chainBytes);
             InRow = (nint)lead * chainBytes;
             NextBand = (nint)(InRow + (rows - 1) * rowBytes);
@@ -63,83 +66,88 @@ internal static unsafe class MatVec
 
     private static void Natural<TFormat>(in WeightView w, int start, int end, float* x, float* y) where TFormat : struct, INaturalFormat
     {
-        int vectors = w.Columns / 16, rest = w.Columns % 16, chains = vectors / 8, chainBytes = 128 * TFormat.BytesPerElement;
-        var sums = stackalloc Vector512<float>[Band];
-        for (var n = start; n < end;)
+        int vectors = w.Columns / 16, rest = w.Columns % 16, chains = vectors / 8, chainBytes = 128 * TFormat.BytesPerElement, n = start;
+        if (rest == 0)
         {
-            var rows = n + Band <= end ? Band : 1;
-            var ahead = new Ahead(w.RowBytes, chains, chainBytes, rows);
-            if (rows == Band) NaturalBand<TFormat>(w.Row(n), w.RowBytes, x, chains, ahead, sums);
-            else NaturalRow<TFormat>(w.Row(n), x, chains, ahead, sums);
-            for (var r = 0; r < rows; r++, n++)
-            {
-                if (vectors % 8 != 0 || rest != 0)
-                    sums[r] += NaturalTail<TFormat>(w.Row(n) + (long)chains * chainBytes, x + chains * 128, vectors % 8, rest);
-                y[n] = Lanes.Sum(sums[r]);
-            }
+            var ahead = new Ahead(w.RowBytes, chains, chainBytes, Band, w.RowBytes * (end - start));
+            n += NaturalBands<TFormat>(w.Row(n), w.RowBytes, (end - start) / Band, x, chains, vectors % 8, ahead, y + n);
+        }
+        var alone = new Ahead(w.RowBytes, chains, chainBytes, 1, w.RowBytes * (end - start));
+        for (; n < end; n++)
+        {
+            var sum = NaturalRow<TFormat>(w.Row(n), x, chains, alone);
+            if (vectors % 8 != 0 || rest != 0)
+                sum += NaturalTail<TFormat>(w.Row(n) + (long)chains * chainBytes, x + chains * 128, vectors % 8, rest);
+            y[n] = Lanes.Sum(sum);
         }
     }
 
+    /// <summary>Bands of whole vectors, from their first chain to their results; returns the number of rows.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void NaturalBand<TFormat>(byte* row, long rowBytes, float* x, int chains, in Ahead aheads, Vector512<float>* sums)
+    private static int NaturalBands<TFormat>(byte* row, long rowBytes, int bands, float* x, int chains, int tail, in Ahead aheads, float* y)
         where TFormat : struct, INaturalFormat
     {
         var size = TFormat.BytesPerElement;
-        byte* w0 = row, w1 = row + rowBytes, w2 = w1 + rowBytes, w3 = w2 + rowBytes;
-        Vector512<float> s0 = Vector512<float>.Zero, s1 = s0, s2 = s0, s3 = s0;
-        var ahead = aheads.InRow;
-        for (var chain = 0; chain < chains; chain++)
+        nint inRow = aheads.InRow, nextBand = aheads.NextBand;
+        var change = aheads.Switch;
+        for (var band = 0; band < bands; band++, row += Band * rowBytes, y += Band)
         {
-            if (chain == aheads.Switch) ahead = aheads.NextBand;
-            for (var line = 0; line < 128 * size; line += 64)
+            byte* w0 = row, w1 = row + rowBytes, w2 = w1 + rowBytes, w3 = w2 + rowBytes;
+            Vector512<float> s0 = Vector512<float>.Zero, s1 = s0, s2 = s0, s3 = s0;
+            var a = x;
+            var ahead = inRow;
+            for (var chain = 0; chain <= chains; chain++)
             {
-                Prefetch(w0 + ahead + line);
-                Prefetch(w1 + ahead + line);
-                Prefetch(w2 + ahead + line);
-                Prefetch(w3 + ahead + line);
+                var count = chain < chains ? 8 : tail;
+                if (chain == change) ahead = nextBand;
+                for (var line = 0; ahead != 0 && line < 16 * size * count; line += 64)
+                {
+                    Prefetch(w0 + ahead + line);
+                    Prefetch(w1 + ahead + line);
+                    Prefetch(w2 + ahead + line);
+                    Prefetch(w3 + ahead + line);
+                }
+                Vector512<float> p0 = Vector512<float>.Zero, p1 = p0, p2 = p0, p3 = p0;
+                for (var j = count; j > 0; j--, a += 16)
+                {
+                    var v = Vector512.Load(a);
+                    p0 = Fma(TFormat.Load(w0), v, p0);
+                    p1 = Fma(TFormat.Load(w1), v, p1);
+                    p2 = Fma(TFormat.Load(w2), v, p2);
+                    p3 = Fma(TFormat.Load(w3), v, p3);
+                    w0 += 16 * size;
+                    w1 += 16 * size;
+                    w2 += 16 * size;
+                    w3 += 16 * size;
+                }
+                s0 += p0;
+                s1 += p1;
+                s2 += p2;
+                s3 += p3;
             }
-            Vector512<float> p0 = Vector512<float>.Zero, p1 = p0, p2 = p0, p3 = p0;
-            for (var j = 0; j < 8; j++, x += 16)
-            {
-                var a = Vector512.Load(x);
-                p0 = Fma(TFormat.Load(w0), a, p0);
-                p1 = Fma(TFormat.Load(w1), a, p1);
-                p2 = Fma(TFormat.Load(w2), a, p2);
-                p3 = Fma(TFormat.Load(w3), a, p3);
-                w0 += 16 * size;
-                w1 += 16 * size;
-                w2 += 16 * size;
-                w3 += 16 * size;
-            }
-            s0 += p0;
-            s1 += p1;
-            s2 += p2;
-            s3 += p3;
+            Lanes.Sum4(s0, s1, s2, s3).Store(y);
         }
-        sums[0] = s0;
-        sums[1] = s1;
-        sums[2] = s2;
-        sums[3] = s3;
+        return bands * Band;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void NaturalRow<TFormat>(byte* row, float* x, int chains, in Ahead aheads, Vector512<float>* sum)
-        where TFormat : struct, INaturalFormat
+    private static Vector512<float> NaturalRow<TFormat>(byte* row, float* x, int chains, in Ahead aheads) where TFormat : struct, INaturalFormat
     {
         var size = TFormat.BytesPerElement;
         var s = Vector512<float>.Zero;
         for (var chain = 0; chain < chains; chain++)
         {
-            for (var line = 0; line < 128 * size; line += 64)
+            for (var line = 0; aheads.InRow != 0 && line < 128 * size; line += 64)
                 Prefetch(row + aheads.InRow + line);
             var p = Vector512<float>.Zero;
             for (var j = 0; j < 8; j++, x += 16, row += 16 * size)
                 p = Fma(TFormat.Load(row), Vector512.Load(x), p);
             s += p;
         }
-        *sum = s;
+        return s;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static Vector512<float> NaturalTail<TFormat>(byte* row, float* x, int vectors, int rest) where TFormat : struct, INaturalFormat
     {
         var p = Vector512<float>.Zero;
@@ -162,7 +170,7 @@ internal static unsafe class MatVec
         int chains = w.Columns / 128, rest = w.Columns % 128;
         var sums = stackalloc Vector512<float>[1];
         var tail = stackalloc byte[128];
-        var ahead = new Ahead(w.RowBytes, chains, 128, 1);
+        var ahead = new Ahead(w.RowBytes, chains, 128, 1, w.RowBytes * (end - start));
         for (var n = start; n < end; n++)
         {
             var scales = w.RowScales(n);
@@ -200,7 +208,7 @@ internal static unsafe class MatVec
         int chains = w.Columns / 64, rest = w.Columns % 64;
         var sums = stackalloc Vector512<float>[1];
         var tail = stackalloc byte[64];
-        var ahead = new Ahead(w.RowBytes, chains, 64, 1);
+        var ahead = new Ahead(w.RowBytes, chains, 64, 1, w.RowBytes * (end - start));
         for (var n = start; n < end; n++)
         {
             var scales = w.RowScales(n);
@@ -260,7 +268,7 @@ internal static unsafe class MatVec
             }
             else
             {
-                var ahead = new Ahead(w.RowBytes, chains, 64, rows);
+                var ahead = new Ahead(w.RowBytes, chains, 64, rows, w.RowBytes * (end - start));
                 if (rows == Band) Fp4Band(w.Row(n), w.RowBytes, codes, w.ScaleStride, x, chains, ahead, sums);
                 else Fp4Row(w.Row(n), codes, x, chains, ahead, sums);
             }

@@ -46,12 +46,21 @@ internal unsafe struct RotaryTable
             var (low, high) = Vector256.Widen(angle);
             var (sine, cosine) = VectorMath.SineCosine(Vector512.Create(low, high));
             if (inverse) sine = -sine;
-            for (var j = 0; j < lanes; j++)
-            {
-                _cosines[2 * (i + j)] = _cosines[2 * (i + j) + 1] = cosine.GetElement(j);
-                _sines[2 * (i + j)] = -sine.GetElement(j);
-                _sines[2 * (i + j) + 1] = sine.GetElement(j);
-            }
+            Spread(cosine, cosine, _cosines + 2 * i);
+            Spread(-sine, sine, _sines + 2 * i);
+        }
+    }
+
+    /// <summary>Sixteen doubles: even[0], odd[0], even[1], odd[1] ... The table is padded to whole groups of them.</summary>
+    private static void Spread(Vector512<double> even, Vector512<double> odd, double* destination)
+    {
+        var values = stackalloc double[16];
+        even.Store(values);
+        odd.Store(values + 8);
+        for (var j = 0; j < 8; j++)
+        {
+            destination[2 * j] = values[j];
+            destination[2 * j + 1] = values[8 + j];
         }
     }
 
@@ -175,8 +184,7 @@ internal sealed unsafe class RowKernels(WorkerPool pool) : IDisposable
             for (var t = start; t < end; t++)
             {
                 var input = Input + t * Stride;
-                for (var i = 0; i < Width; i++)
-                    values[i] = input[i];
+                RowFinish.Widen(input, values, Width);
                 Finish.Write(values, Position[t], Rows.Row(Sequence[t], Position[t]), table);
             }
         }
@@ -204,14 +212,36 @@ internal unsafe struct RowFinish(in Tensor norm, float epsilon, in Rope rope, Ro
     public readonly void Write(double* values, int position, float* row, double* table)
     {
         var rho = 1 / Math.Sqrt(SumOfSquares(values, _width) / _width + _epsilon);
-        for (var i = 0; i < _width; i++)
-            values[i] *= rho * _norm[i];
+        var scale = Vector512.Create(rho);
+        var n = 0;
+        for (; n + 8 <= _width; n += 8)
+            (Vector512.Load(values + n) * (scale * Widened(_norm + n))).Store(values + n);
+        for (; n < _width; n++)
+            values[n] *= rho * _norm[n];
         var rotary = new RotaryTable(_frequencies, _pairs, table);
         rotary.Fill(position, inverse: false);
         rotary.Apply(values + _width - 2 * _pairs);
-        for (var i = 0; i < _width; i++)
-            row[i] = (float)values[i];
+        for (n = 0; n + 8 <= _width; n += 8)
+            Vector256.Narrow(Vector256.Load(values + n), Vector256.Load(values + n + 4)).Store(row + n);
+        for (; n < _width; n++)
+            row[n] = (float)values[n];
         GridRounding.Round(row, _width, 2 * _pairs, _rounding);
+    }
+
+    public static void Widen(float* source, double* destination, int count)
+    {
+        var i = 0;
+        for (; i + 8 <= count; i += 8)
+            Widened(source + i).Store(destination + i);
+        for (; i < count; i++)
+            destination[i] = source[i];
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<double> Widened(float* eight)
+    {
+        var (low, high) = Vector256.Widen(Vector256.Load(eight));
+        return Vector512.Create(low, high);
     }
 
     /// <summary>Eight lanes, joined as Lanes.Sum joins them.</summary>
