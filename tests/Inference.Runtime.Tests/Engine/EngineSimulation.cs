@@ -174,7 +174,8 @@ internal sealed class EngineSimulation : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
-        await _engine.DisposeAsync();
+        // After a failure nobody steps it to its end any more: waiting for that would hide the failure.
+        if (_engine.State == EngineState.Stopped) await _engine.DisposeAsync();
         _model.Dispose();
         _backend.Dispose();
     }

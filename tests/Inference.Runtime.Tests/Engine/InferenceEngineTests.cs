@@ -331,7 +331,7 @@ public sealed class InferenceEngineTests : IAsyncDisposable
         _time.Advance(TimeSpan.FromSeconds(6));
         await stuck.ReadToEndAsync(Patience);
         Assert.Equal(FinishReason.DeadlineExceeded, stuck.End!.Reason);
-        Assert.Equal(TimeSpan.FromSeconds(6), stuck.End.Timings.Total);
+        Assert.InRange(stuck.End.Timings.Total, TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(6));
     }
 
     [Fact]
