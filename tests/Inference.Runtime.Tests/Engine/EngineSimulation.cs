@@ -161,6 +161,7 @@ internal sealed class EngineSimulation : IAsyncDisposable
             while (client.Stream.TryRead()) { }
             if (client.Stream.End is null) Assert.Fail("a cancelled request outlived a step");
         }
+        if (_engine.Queued != live.Count(s => !s.Started)) Assert.Fail("the gate counts others than those who wait for their first step");
         if (_engine.Stats.Running + _engine.Stats.Waiting != live.Count) Assert.Fail("the statistics are not those of this step");
     }
 
