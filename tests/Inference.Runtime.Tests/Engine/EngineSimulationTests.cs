@@ -15,7 +15,7 @@ public sealed class EngineSimulationTests(ITestOutputHelper output)
     [Fact]
     public async Task Every_answer_is_the_one_its_request_determines_whatever_else_happens()
     {
-        const int Seeds = 2000;
+        const int Seeds = 1500;
         var totals = new Totals();
         await Parallel.ForAsync(0, Seeds, TestContext.Current.CancellationToken, async (seed, _) => await RunAsync(seed, totals));
         output.WriteLine(totals.ToString());

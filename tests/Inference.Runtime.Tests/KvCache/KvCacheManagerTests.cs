@@ -30,13 +30,17 @@ public sealed class KvCacheManagerTests
     [Fact]
     public void Growth_that_one_kind_cannot_give_takes_nothing_of_the_others()
     {
-        using var cache = Cache(16, stepTokens: 64);
-        var table = cache.CreateTable();
-        var free = cache.Pools.Select(p => p.FreeCount).ToArray();
-        Assert.False(cache.TryExtend(table, cache.SequenceTokensMax + 1));
-        Assert.Equal(free, cache.Pools.Select(p => p.FreeCount));
-        Assert.Equal(0, table.Length);
-        Assert.True(cache.TryExtend(table, cache.SequenceTokensMax));
+        // Too long for the kinds that keep everything; too long a step for those that keep a window or a chunk.
+        foreach (var (tokens, step, tooLong) in new[] { (16, 64, 25), (1000, 16, 500) })
+        {
+            using var cache = Cache(tokens, stepTokens: step);
+            var table = cache.CreateTable();
+            var free = cache.Pools.Select(p => p.FreeCount).ToArray();
+            Assert.False(cache.TryExtend(table, tooLong));
+            Assert.Equal(free, cache.Pools.Select(p => p.FreeCount));
+            Assert.Equal((0, 0, 0), (table.Length, table.Pages(0).Count, table.Pages(3).Count));
+            Assert.True(cache.TryExtend(table, Math.Min(step, cache.SequenceTokensMax)));
+        }
     }
 
     [Fact]

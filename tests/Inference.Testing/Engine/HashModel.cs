@@ -18,6 +18,7 @@ public sealed unsafe class HashModel : IModel
 {
     private const int HashFloats = 4;  // 16 bits each: exact in F32
     private const int Width = 2 + HashFloats;
+    private const int WindowTokens = 11, ChunkTokens = 8;
     private const ulong Root = 0x243F6A8885A308D3;
     private readonly int _vocab;
 
@@ -31,8 +32,8 @@ public sealed unsafe class HashModel : IModel
             new("tokens", 1, Width, 1, KvRetention.All, 0, 0, pageRows),
             new("every-4th", 2, Width, 4, KvRetention.All, 0, 0, Math.Max(1, pageRows / 2)),
             new("every-128th", 1, Width, 128, KvRetention.All, 0, 0, 1),
-            KvStateSpec.Window("window", 1, Width, 11, Math.Max(1, pageRows)),
-            KvStateSpec.Chunk("chunk", 1, Width, 8, 1, Math.Max(1, pageRows / 2)),
+            KvStateSpec.Window("window", 1, Width, WindowTokens, Math.Max(1, pageRows)),
+            KvStateSpec.Chunk("chunk", 1, Width, ChunkTokens, 1, Math.Max(1, pageRows / 2)),
         ];
     }
 
@@ -89,13 +90,21 @@ public sealed unsafe class HashModel : IModel
             for (int kind = 1; kind < KvStates.Count; kind++)
             {
                 var spec = KvStates[kind];
-                if ((p + 1) % spec.Ratio != 0 || p / spec.Ratio < spec.FirstRowNeeded(length)) continue;
+                if ((p + 1) % spec.Ratio != 0 || p / spec.Ratio < FirstRead(kind, length)) continue;
                 for (int layer = 0; layer < spec.LayerCount; layer++)
                     Expect(Row(batch, kind, sequence, p / spec.Ratio, layer), kind, sequence, p / spec.Ratio, layer, Salted(hash, kind, layer));
             }
         }
         return hash;
     }
+
+    // What the token at a position reads, said without KvStateSpec: the window with itself, its own chunk and the one before.
+    private static int FirstRead(int kind, int position) => kind switch
+    {
+        3 => position - (WindowTokens - 1),
+        4 => position / ChunkTokens * ChunkTokens - ChunkTokens,
+        _ => 0,
+    };
 
     private ulong Process(ForwardBatch batch, int t, ulong hash)
     {
