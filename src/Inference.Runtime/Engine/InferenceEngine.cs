@@ -224,8 +224,13 @@ public sealed class InferenceEngine : IAsyncDisposable
         try
         {
             Open();
-            while (!TryStop())
-                if (!Step()) WaitForWork();
+            while (true)
+            {
+                bool ran = Step();
+                // Before waiting: a step that runs nothing may have ended the last request of a draining engine, and nobody would wake it.
+                if (TryStop()) return;
+                if (!ran) WaitForWork();
+            }
         }
         catch (Exception e)
         {

@@ -24,10 +24,17 @@ public sealed class InferenceEngineTests : IAsyncDisposable
     private readonly HostMemoryBackend _backend = new();
     private readonly HashModel _model = new(pageRows: 8) { NanToken = 63 };
     private readonly FakeTimeProvider _time = new();
+    private readonly List<Action> _atEnd = [];  // what a failed test leaves held would keep the engine from stopping, and hide the failure
     private InferenceEngine? _engine;
     private int _requests;
 
-    private static CancellationToken Patience => TestContext.Current.CancellationToken;
+    // What does not come within this never comes.
+    private static readonly TimeSpan Limit = TimeSpan.FromMinutes(1);
+    private readonly CancellationTokenSource _patience = CancellationTokenSource.CreateLinkedTokenSource(TestContext.Current.CancellationToken);
+
+    public InferenceEngineTests() => _patience.CancelAfter(Limit);
+
+    private CancellationToken Patience => _patience.Token;
 
     private InferenceEngine Make(EngineOptions? options = null, Func<GenerationRequest, ISequenceText>? text = null) =>
         _engine = new(_model, _backend, text ?? (r => new LetterText(r)), options ?? Small, _time, NullLogger.Instance);
@@ -42,7 +49,9 @@ public sealed class InferenceEngineTests : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
-        if (_engine is not null) await _engine.DisposeAsync();
+        foreach (var action in _atEnd) action();
+        if (_engine is not null) await _engine.DisposeAsync().AsTask().WaitAsync(Limit);
+        _patience.Dispose();
         Assert.Equal(0, _backend.LiveBuffers);
     }
 
@@ -203,8 +212,8 @@ public sealed class InferenceEngineTests : IAsyncDisposable
     {
         var engine = Make(Small with { SequencesMax = 4 });
         // The step in which several run, some wait, and some were submitted while it ran.
-        using var inStep = new ManualResetEventSlim();
-        using var mayFail = new ManualResetEventSlim();
+        var (inStep, mayFail) = (new ManualResetEventSlim(), new ManualResetEventSlim());
+        _atEnd.Add(mayFail.Set);
         _model.BeforeStep = step =>
         {
             if (step != 8) return;
@@ -282,6 +291,22 @@ public sealed class InferenceEngineTests : IAsyncDisposable
     }
 
     [Fact]
+    public async Task A_draining_engine_stops_when_its_last_request_is_cancelled()
+    {
+        for (int round = 0; round < 20; round++)
+        {
+            var engine = await StartAsync(Small with { OutboxMax = 4 });
+            var stuck = Submit(engine, Harmless(100));  // its reader does not read, so only the cancellation ends it, in a step that runs nothing
+            var stopped = engine.DrainAsync(Timeout.InfiniteTimeSpan);
+            while (stuck.Handle.Events.Count < 4) await Task.Yield();
+            stuck.Handle.Cancel();
+            await stopped.WaitAsync(Patience);
+            await stuck.ReadToEndAsync(Patience);
+            Assert.Equal(FinishReason.Cancelled, stuck.End!.Reason);
+        }
+    }
+
+    [Fact]
     public async Task What_outlives_the_drain_limit_is_told_so()
     {
         var engine = await StartAsync(Small with { OutboxMax = 4 });
@@ -338,8 +363,8 @@ public sealed class InferenceEngineTests : IAsyncDisposable
     public async Task A_full_queue_refuses_at_once_and_says_when_to_come_again()
     {
         var engine = Make(Small with { SequencesMax = 1, QueueMax = 3 });
-        using var hold = new ManualResetEventSlim();
-        using var inStep = new ManualResetEventSlim();
+        var (hold, inStep) = (new ManualResetEventSlim(), new ManualResetEventSlim());
+        _atEnd.Add(hold.Set);
         _model.BeforeStep = step =>
         {
             if (step != 1) return;
