@@ -23,6 +23,9 @@ public interface IBackend : IDisposable
     /// <summary>Waits for everything enqueued, then copies a contiguous tensor's bytes out.</summary>
     void Download(in Tensor source, Span<byte> destination);
 
+    /// <summary>Copies a contiguous tensor's bytes to another of the same size on the device, in the order of the calls.</summary>
+    void Copy(in Tensor source, in Tensor destination);
+
     /// <summary>Brings a stored weight into this backend's layout, once at load.</summary>
     PreparedWeight PrepareWeight(in WeightData weight);
 

@@ -44,6 +44,14 @@ public sealed unsafe class ReferenceBackend(bool poison = false) : IBackend
         new ReadOnlySpan<byte>(source.Pointer(), destination.Length).CopyTo(destination);
     }
 
+    public void Copy(in Tensor source, in Tensor destination)
+    {
+        long bytes = source.DType.ByteLength(source.ElementCount);
+        CheckCopy("Copy", source, bytes);
+        CheckCopy("Copy", destination, bytes);
+        Buffer.MemoryCopy(source.Pointer(), destination.Pointer(), bytes, bytes);
+    }
+
     public PreparedWeight PrepareWeight(in WeightData weight) => new ReferenceWeight(weight);
 
     public OpPlan Plan<TOp>(in TOp op) where TOp : struct, IOperator
@@ -86,7 +94,7 @@ public sealed unsafe class ReferenceBackend(bool poison = false) : IBackend
 
     public void Dispose() { }
 
-    private static void CheckCopy(string call, in Tensor t, int bytes)
+    private static void CheckCopy(string call, in Tensor t, long bytes)
     {
         if (!t.IsPresent || t.Buffer is not HostBuffer) throw HostRows.Wrong($"{call}: {t} does not lie in a buffer of this backend.");
         if (t.D0 > 1 && t.RowStride != t.RowElements) throw HostRows.Wrong($"{call}: {t} is not contiguous.");

@@ -37,6 +37,6 @@ internal sealed class EngineCounters
 
     public EngineStats Picture(EngineState state, Scheduler scheduler, KvCacheManager cache) => new(
         state, scheduler.Running.Count, scheduler.Running.Count(s => s.Stalled) + scheduler.Waiting.Count(s => s.Stalled),
-        scheduler.Waiting.Count, [.. cache.Pools.Select(p => new KvPoolStats(p.Spec.Name, p.PageCount, p.FreeCount))], _steps, _promptTokens,
+        scheduler.Waiting.Count, [.. cache.Pools.Select(p => new KvPoolStats(p.Spec.Name, p.PageCount, p.FreeCount + p.KeptCount, p.KeptCount))], _steps, _promptTokens,
         _recomputedTokens, _outputTokens, _preemptions, _lastStepDuration, _lastStepAt, _accepted, [.. _finished]);
 }

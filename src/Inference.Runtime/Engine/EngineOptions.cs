@@ -32,6 +32,9 @@ public sealed record EngineOptions
     /// <summary>Most accepted requests that wait for their first step; more are refused as overloaded.</summary>
     public int QueueMax { get; init; } = 256;
 
+    /// <summary>Most prefixes kept for reuse by later requests of the same tenant; 0 = none. Each takes the constant state of a sequence.</summary>
+    public int PrefixesMax { get; init; } = 64;
+
     /// <summary>Events kept for a reader that does not read; a sequence whose outbox is full rests until half of it has been read.</summary>
     public int OutboxMax { get; init; } = 128;
 
@@ -62,7 +65,7 @@ public sealed record EngineOptions
     }
 
     /// <summary>Of resolved options.</summary>
-    internal KvCapacity Capacity => new(KvCapacityTokens!.Value, SequencesMax, StepTokensMax);
+    internal KvCapacity Capacity => new(KvCapacityTokens!.Value, SequencesMax, StepTokensMax, PrefixesMax);
 
     private void CheckRanges(ModelInfo model, BackendInfo backend)
     {
@@ -70,6 +73,7 @@ public sealed record EngineOptions
         AtLeast(1, QueueMax, nameof(QueueMax));
         AtLeast(1, OutboxMax, nameof(OutboxMax));
         AtLeast(0, HeadroomTokens, nameof(HeadroomTokens));
+        AtLeast(0, PrefixesMax, nameof(PrefixesMax));
         AtLeast(0, ReservedBytes, nameof(ReservedBytes));
         AtLeast(1, KvCapacityTokens ?? 1, nameof(KvCapacityTokens));
         AtLeast(1, KvCapacityBytes ?? 1, nameof(KvCapacityBytes));
@@ -90,12 +94,12 @@ public sealed record EngineOptions
     {
         if (KvCapacityTokens is { } tokens) return tokens;
         long bytes = KvCapacityBytes ?? Math.Max(0, (backend.MemoryBytes - ReservedBytes) / 10 * 9);
-        int fitting = KvCapacity.TokensFor(bytes, SequencesMax, StepTokensMax, states);
+        int fitting = KvCapacity.TokensFor(bytes, SequencesMax, StepTokensMax, states, PrefixesMax);
         if (fitting == 0)
             throw new EngineOptionsException(
                 nameof(KvCapacityBytes), $"{bytes} bytes do not hold one block of {KvStateSpec.BlockTokens} positions and the constant state of " +
-                $"{SequencesMax} sequences ({new KvCapacity(KvStateSpec.BlockTokens, SequencesMax, StepTokensMax).BytesOf(states)} bytes); " +
-                $"give more, or lower {nameof(SequencesMax)} or {nameof(StepTokensMax)}.");
+                $"{SequencesMax} sequences ({new KvCapacity(KvStateSpec.BlockTokens, SequencesMax, StepTokensMax, PrefixesMax).BytesOf(states)} bytes); " +
+                $"give more, or lower {nameof(SequencesMax)}, {nameof(PrefixesMax)} or {nameof(StepTokensMax)}.");
         return KvCapacityBytes is null ? (int)Math.Min(fitting, (long)SequencesMax * context) : fitting;
     }
 

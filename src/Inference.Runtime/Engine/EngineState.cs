@@ -30,4 +30,6 @@ public sealed record EngineStats(
     long OutputTokens, long Preemptions, TimeSpan LastStepDuration, DateTimeOffset? LastStepAt, long Accepted, IReadOnlyList<long> Finished);
 
 /// <summary>Pages of one kind of state.</summary>
-public sealed record KvPoolStats(string Name, int TotalPages, int FreePages);
+/// <param name="FreePages">Pages that a request can have: those nobody holds, and <paramref name="KeptPages"/>.</param>
+/// <param name="KeptPages">Pages that only kept prefixes hold; given up when a request needs them.</param>
+public sealed record KvPoolStats(string Name, int TotalPages, int FreePages, int KeptPages = 0);

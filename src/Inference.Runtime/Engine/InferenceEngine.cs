@@ -190,7 +190,8 @@ public sealed class InferenceEngine : IAsyncDisposable
         {
             Request = request,
             Sequence = new(
-                Interlocked.Increment(ref _arrivals), request.PromptTokenIds, request.OutputTokensMax, deadline, _cache.CreateTable()),
+                Interlocked.Increment(ref _arrivals), request.PromptTokenIds, request.OutputTokensMax, deadline, _cache.CreateTable(),
+                _cache.Prefixes is null ? null : PrefixPath.Begin(request.Tenant)),
             Text = _text(request),
             History = TokenHistory.For(request.Sampling, request.PromptTokenIds),
             SubmittedAt = now,
@@ -305,7 +306,7 @@ public sealed class InferenceEngine : IAsyncDisposable
             var active = _active[sequence];
             active.StartedAt = Now;
             _gate.Leave(Now.Ticks);
-            active.Outbox.Write(new GenerationStarted(sequence.PromptLength, 0, active.StartedAt.Value - active.SubmittedAt));
+            active.Outbox.Write(new GenerationStarted(sequence.PromptLength, sequence.CachedTokens, active.StartedAt.Value - active.SubmittedAt));
         }
     }
 

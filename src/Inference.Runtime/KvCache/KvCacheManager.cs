@@ -6,7 +6,8 @@ namespace Inference.Runtime.KvCache;
 /// Who holds which KV pages. A sequence's table grows before a step (<see cref="TryExtend"/>: all kinds or none), gives up what
 /// retention lets go after it (<see cref="Trim"/>), and ends with <see cref="Free"/>. It never looks into a page and knows no model family:
 /// everything follows from the declared <see cref="KvStateSpec"/>s. One thread.
-/// Invariant: pages held by tables and free pages together are all pages.
+/// With <see cref="KvCapacity.Snapshots"/> it also keeps prefixes (<see cref="PrefixCache"/>), which give way whenever a sequence needs pages.
+/// Invariant: pages held by tables and by kept prefixes, and free pages, together are all pages.
 /// </summary>
 public sealed class KvCacheManager : IDisposable
 {
@@ -16,11 +17,16 @@ public sealed class KvCacheManager : IDisposable
     {
         Capacity = capacity;
         _pools = [.. specs.Select(s => new KvPool(s, capacity.PagesOf(s), backend))];
+        if (capacity.Snapshots > 0 && PrefixCache.Supports(specs)) Prefixes = new PrefixCache(_pools, capacity.Snapshots, backend);
         SequenceTokensMax = _pools.Where(p => p.Spec.Retention == KvRetention.All)
             .Select(p => (int)Math.Min((long)p.PageCount * p.Spec.PageTokens, int.MaxValue)).DefaultIfEmpty(int.MaxValue).Min();
     }
 
     public KvCapacity Capacity { get; }
+
+    /// <summary>Kept prefixes; null if none are to be kept or the declared kinds of state cannot be.</summary>
+    internal PrefixCache? Prefixes { get; }
+
     public IReadOnlyList<KvPool> Pools => _pools;
 
     /// <summary>Most positions of one sequence that has the cache for itself.</summary>

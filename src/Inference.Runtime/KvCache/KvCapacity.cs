@@ -5,22 +5,23 @@ namespace Inference.Runtime.KvCache;
 /// processes at most <see cref="StepTokens"/> tokens. Page counts per kind follow, so that a set of sequences within these three
 /// numbers never lacks a page of one kind while another kind has plenty.
 /// </summary>
-public sealed record KvCapacity(int Tokens, int Sequences, int StepTokens)
+/// <param name="Snapshots">Most prefixes kept for reuse (0 = none): each needs the constant state of a sequence.</param>
+public sealed record KvCapacity(int Tokens, int Sequences, int StepTokens, int Snapshots = 0)
 {
     public int PagesOf(KvStateSpec spec)
     {
         long pages = spec.Retention == KvRetention.All
             ? Tokens / spec.PageTokens + Sequences
-            : (long)Sequences * PagesPerSequence(spec) + (StepTokens + spec.RowsPerPage - 1) / spec.RowsPerPage + Sequences;
+            : ((long)Sequences + Snapshots) * PagesPerSequence(spec) + (StepTokens + spec.RowsPerPage - 1) / spec.RowsPerPage + Sequences;
         return checked((int)pages);
     }
 
     public long BytesOf(IEnumerable<KvStateSpec> specs) => specs.Sum(s => s.PageBytes * PagesOf(s));
 
     /// <summary>The most positions whose pages fit in <paramref name="bytes"/>; 0 if not even the constant state of the sequences fits.</summary>
-    public static int TokensFor(long bytes, int sequences, int stepTokens, IReadOnlyList<KvStateSpec> specs)
+    public static int TokensFor(long bytes, int sequences, int stepTokens, IReadOnlyList<KvStateSpec> specs, int snapshots = 0)
     {
-        long left = bytes - new KvCapacity(0, sequences, stepTokens).BytesOf(specs);
+        long left = bytes - new KvCapacity(0, sequences, stepTokens, snapshots).BytesOf(specs);
         double perToken = specs.Where(s => s.Retention == KvRetention.All).Sum(s => (double)s.PageBytes / s.PageTokens);
         if (left <= 0) return 0;
         double tokens = perToken == 0 ? int.MaxValue : left / perToken;

@@ -11,6 +11,7 @@ namespace Inference.Runtime.KvCache;
 public sealed class KvPool : IDisposable
 {
     private readonly int[] _references;
+    private readonly int[] _kept;  // of these, by kept prefixes
     private readonly int[] _free;
     private int _freeCount;
     private readonly DeviceBuffer? _buffer;
@@ -21,6 +22,7 @@ public sealed class KvPool : IDisposable
         Spec = spec;
         PageCount = pageCount;
         _references = new int[pageCount];
+        _kept = new int[pageCount];
         _free = new int[pageCount];
         for (int i = 0; i < pageCount; i++) _free[i] = pageCount - 1 - i;
         _freeCount = pageCount;
@@ -32,6 +34,9 @@ public sealed class KvPool : IDisposable
     public KvStateSpec Spec { get; }
     public int PageCount { get; }
     public int FreeCount => _freeCount;
+
+    /// <summary>Pages that nobody but kept prefixes holds: free as soon as those are given up.</summary>
+    public int KeptCount { get; private set; }
 
     /// <summary>F32 [pages, layers, rows per page, row width]; absent without a backend.</summary>
     public Tensor Tensor { get; }
@@ -49,15 +54,43 @@ public sealed class KvPool : IDisposable
     /// <summary>Adds a holder to a page in use.</summary>
     public void Share(int page)
     {
-        if (_references[page] <= 0) throw new InvalidOperationException($"KV pool {Spec.Name}: page {page} is free and cannot be shared.");
-        _references[page]++;
+        CheckHeld(page, "shared");
+        if (_references[page]++ == _kept[page]) KeptCount--;
     }
 
     /// <summary>Drops one holder.</summary>
     public void Release(int page)
     {
-        if (_references[page] <= 0) throw new InvalidOperationException($"KV pool {Spec.Name}: page {page} released twice.");
+        CheckHeld(page, "released");
+        if (_references[page] == _kept[page]) throw new InvalidOperationException($"KV pool {Spec.Name}: page {page} has no holder but kept prefixes.");
         if (--_references[page] == 0) _free[_freeCount++] = page;
+        else if (_references[page] == _kept[page]) KeptCount++;
+    }
+
+    /// <summary>Adds a kept prefix to the holders of a page in use.</summary>
+    public void Keep(int page)
+    {
+        CheckHeld(page, "kept");
+        _references[page]++;
+        _kept[page]++;
+    }
+
+    /// <summary>Drops a kept prefix from the holders.</summary>
+    public void GiveUp(int page)
+    {
+        CheckHeld(page, "given up");
+        if (_kept[page] == 0) throw new InvalidOperationException($"KV pool {Spec.Name}: page {page} is kept by no prefix.");
+        bool keptOnly = _references[page] == _kept[page];
+        _kept[page]--;
+        if (--_references[page] != 0) return;
+        if (!keptOnly) throw new InvalidOperationException($"KV pool {Spec.Name}: page {page} lost its last holder twice.");
+        KeptCount--;
+        _free[_freeCount++] = page;
+    }
+
+    private void CheckHeld(int page, string what)
+    {
+        if (_references[page] <= 0) throw new InvalidOperationException($"KV pool {Spec.Name}: page {page} is free and cannot be {what}.");
     }
 
     public int References(int page) => _references[page];

@@ -75,6 +75,8 @@ internal sealed class Scheduler
             var sequence = chunk.Sequence;
             sequence.Processed += chunk.Count;
             sequence.ProcessedMax = Math.Max(sequence.ProcessedMax, sequence.Processed);
+            _cache.Prefixes?.Enter(
+                sequence.Table, sequence.Prefix!, sequence.AllTokens, chunk.Start, sequence.Processed, sequence.PromptLength);
             _cache.Trim(sequence.Table, sequence.Processed);
             if (chunk.Samples) Enter(sequence, outcomes[next++]);
         }
@@ -150,7 +152,7 @@ internal sealed class Scheduler
     {
         while (!_cache.TryExtend(sequence.Table, length))
         {
-            if (PreemptStalled()) continue;
+            if (_cache.Prefixes?.Reclaim() == true || PreemptStalled()) continue;
             var victim = _running[^1];
             if (_running.Count == 1) throw new InvalidOperationException($"A sequence alone has no room for {length} positions.");
             Preempt(victim);
@@ -164,18 +166,61 @@ internal sealed class Scheduler
         while (budget > 0 && FirstEligible() is { } sequence)
         {
             if (_running.Count == _limits.SequencesMax && !PreemptStalled()) return;
-            while (!HasRoomFor(sequence))
-                if (!PreemptStalled()) return;
-            int count = Math.Min(sequence.Length, budget);
-            if (!_cache.TryExtend(sequence.Table, count)) return;
-            _waiting.Remove(sequence);
-            Insert(_running, sequence);
-            sequence.State = SequenceState.Prefilling;
-            if (!sequence.Started) _batch.Started.Add(sequence);
-            sequence.Started = true;
-            Plan(sequence, count);
-            budget -= count;
+            var hit = _cache.Prefixes?.Find(sequence.Prefix!, sequence.AllTokens, sequence.Length - 1);
+            if (ComputedByAnother(sequence, hit) || !MakeRoomFor(sequence, ref hit, budget)) return;
+            budget -= Admit(sequence, hit, budget);
         }
+    }
+
+    // Gives up kept prefixes, then stalled sequences, then, for a sequence that would have all pages for itself, even the prefix it could resume
+    // from, which takes a page more than computing it again.
+    private bool MakeRoomFor(Sequence candidate, ref PrefixCache.Snapshot? hit, int budget)
+    {
+        while (!HasRoomFor(candidate, hit, budget))
+        {
+            if (_cache.Prefixes?.Reclaim(except: hit) == true || PreemptStalled()) continue;
+            if (hit is null || _running.Count > 0) return false;
+            hit = null;
+        }
+        return true;
+    }
+
+    // Returns the tokens planned.
+    private int Admit(Sequence sequence, PrefixCache.Snapshot? hit, int budget)
+    {
+        if (hit is not null) _cache.Prefixes!.Resume(hit, sequence.Table, sequence.Prefix!);
+        int cached = hit?.Length ?? 0, count = Math.Min(sequence.Length - cached, budget);
+        if (!_cache.TryExtend(sequence.Table, cached + count)) throw new InvalidOperationException("Room was counted and is not there.");
+        _waiting.Remove(sequence);
+        Insert(_running, sequence);
+        sequence.State = SequenceState.Prefilling;
+        sequence.Processed = cached;
+        if (!sequence.Started)
+        {
+            sequence.CachedTokens = cached;
+            _batch.Started.Add(sequence);
+        }
+        sequence.Started = true;
+        Plan(sequence, count);
+        return count;
+    }
+
+    // A running prompt that begins alike is on its way to a prefix at least one block longer than what is kept: asks it for a snapshot where
+    // the two part, and lets it go ahead, so that the common part is computed once.
+    private bool ComputedByAnother(Sequence candidate, PrefixCache.Snapshot? hit)
+    {
+        if (_cache.Prefixes is null) return false;
+        int kept = hit?.Length ?? 0;
+        foreach (var running in _running)
+        {
+            if (running.State != SequenceState.Prefilling || running.Stalled || running.Prefix!.Lost) continue;
+            if (running.Prefix.Root != candidate.Prefix!.Root) continue;
+            int common = running.AllTokens.Span.CommonPrefixLength(candidate.AllTokens.Span[..^1]);
+            if (common < kept + _cache.Prefixes.BlockTokens || running.Processed >= common) continue;
+            if (!running.Prefix.Wanted.Contains(common)) running.Prefix.Wanted.Add(common);
+            return true;
+        }
+        return false;
     }
 
     private Sequence? FirstEligible()
@@ -185,16 +230,26 @@ internal sealed class Scheduler
         return null;
     }
 
-    // Pages for all its tokens and some growth, after what the running ones still need for theirs. Kinds with limited retention never run
-    // out: KvCapacity gives each of SequencesMax sequences its share.
-    private bool HasRoomFor(Sequence candidate)
+    // Pages for all its tokens and some growth, after what the running ones still need for theirs; of kinds with limited retention, what the
+    // first step needs. A hit brings the pages of its whole blocks, and takes copies of those it would write into.
+    private bool HasRoomFor(Sequence candidate, PrefixCache.Snapshot? hit, int budget)
     {
+        int firstStepEnd = Math.Min(candidate.Length, (hit?.Length ?? 0) + budget);
         for (int kind = 0; kind < _cache.Pools.Count; kind++)
         {
             var pool = _cache.Pools[kind];
-            if (pool.Spec.Retention != KvRetention.All) continue;
-            int free = pool.FreeCount - _cache.PagesMissing(candidate.Table, kind, Horizon(candidate));
-            foreach (var sequence in _running) free -= _cache.PagesMissing(sequence.Table, kind, Horizon(sequence));
+            int copies = hit is null ? 0 : _cache.Prefixes!.CopiesNeeded(hit, kind);
+            int free = pool.FreeCount - copies;
+            if (pool.Spec.Retention == KvRetention.All)
+            {
+                free -= pool.Spec.PagesFor(Horizon(candidate)) - pool.Spec.PagesFor(hit?.Length ?? 0);
+                foreach (var sequence in _running) free -= _cache.PagesMissing(sequence.Table, kind, Horizon(sequence));
+            }
+            else
+            {
+                int have = hit is null ? 0 : hit.Pages[kind].Length + pool.Spec.FirstPageNeeded(hit.Length);
+                free -= Math.Max(0, pool.Spec.PagesFor(firstStepEnd) - have);
+            }
             if (free < 0) return false;
         }
         return true;
@@ -231,6 +286,9 @@ internal sealed class Scheduler
 
     private void End(Sequence sequence, FinishReason reason, string? error = null)
     {
+        // What was computed stays for a follow-up, also when the client went away; not when the sequence's numbers are in doubt.
+        if (reason != FinishReason.Error)
+            _cache.Prefixes?.EnterEnd(sequence.Table, sequence.Prefix!, sequence.AllTokens, sequence.Processed);
         Release(sequence);
         sequence.State = SequenceState.Finished;
         (sequence.Finish, sequence.Error) = (reason, error);
@@ -241,6 +299,7 @@ internal sealed class Scheduler
     {
         bool found = (sequence.State == SequenceState.Waiting ? _waiting : _running).Remove(sequence);
         if (!found) throw new InvalidOperationException($"Sequence {sequence.Arrival} is {sequence.State} but not in its list.");
+        if (sequence.Prefix is not null) _cache.Prefixes?.Leave(sequence.Prefix);
         _cache.Free(sequence.Table);
         sequence.Processed = 0;
     }

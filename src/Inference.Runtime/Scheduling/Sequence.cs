@@ -27,12 +27,13 @@ internal sealed class Sequence
     private int[] _tokens;
 
     /// <param name="arrival">Place in the line: unique, ascending in the order of submission.</param>
+    /// <param name="prefix">Its place among the kept prefixes; null if none are kept.</param>
     /// <param name="deadline">Time after which the answer is of no use, in the scheduler's ticks; long.MaxValue = never.</param>
-    public Sequence(long arrival, IReadOnlyList<int> prompt, int outputTokensMax, long deadline, BlockTable table)
+    public Sequence(long arrival, IReadOnlyList<int> prompt, int outputTokensMax, long deadline, BlockTable table, PrefixPath? prefix = null)
     {
         ArgumentOutOfRangeException.ThrowIfZero(prompt.Count);
         ArgumentOutOfRangeException.ThrowIfLessThan(outputTokensMax, 1);
-        (Arrival, PromptLength, OutputTokensMax, Deadline, Table) = (arrival, prompt.Count, outputTokensMax, deadline, table);
+        (Arrival, PromptLength, OutputTokensMax, Deadline, Table, Prefix) = (arrival, prompt.Count, outputTokensMax, deadline, table, prefix);
         _tokens = new int[prompt.Count + Math.Min(outputTokensMax, 64)];
         for (int i = 0; i < prompt.Count; i++) _tokens[i] = prompt[i];
         Length = prompt.Count;
@@ -43,6 +44,7 @@ internal sealed class Sequence
     public int OutputTokensMax { get; }
     public long Deadline { get; }
     public BlockTable Table { get; }
+    public PrefixPath? Prefix { get; }
 
     public SequenceState State { get; internal set; }
 
@@ -53,6 +55,9 @@ internal sealed class Sequence
 
     /// <summary>Tokens whose rows are in the cache.</summary>
     public int Processed { get; internal set; }
+
+    /// <summary>Prompt tokens that were found in the cache when it started.</summary>
+    public int CachedTokens { get; internal set; }
 
     /// <summary>The most that <see cref="Processed"/> has been; tokens below it are processed again after a preemption.</summary>
     public int ProcessedMax { get; internal set; }
@@ -73,6 +78,9 @@ internal sealed class Sequence
 
     /// <summary>What went wrong, with <see cref="FinishReason.Error"/>.</summary>
     public string? Error { get; internal set; }
+
+    /// <summary>All tokens.</summary>
+    public ReadOnlyMemory<int> AllTokens => _tokens.AsMemory(0, Length);
 
     public ReadOnlyMemory<int> Tokens(int start, int count) => _tokens.AsMemory(start, count);
 

@@ -44,6 +44,7 @@ internal sealed class EngineSimulation : IAsyncDisposable
             SequencesMax = sequences,
             StepTokensMax = sequences + _random.Next(0, 40),
             KvCapacityTokens = _random.Next(16, 200),
+            PrefixesMax = _random.Next(3) * _random.Next(1, 9),
             QueueMax = _random.Next(1, 24),
             OutboxMax = _random.Next(1, 9),
             HeadroomTokens = _random.Next(3) switch { 0 => 0, 1 => _random.Next(1, 12), _ => 256 },
@@ -55,6 +56,7 @@ internal sealed class EngineSimulation : IAsyncDisposable
     }
 
     public int Rejected { get; private set; }
+    public long CachedTokens { get; private set; }
     public EngineStats Stats => _engine.Stats;
     public IReadOnlyDictionary<FinishReason, int> Ends => _clients.GroupBy(c => c.Stream.End!.Reason).ToDictionary(g => g.Key, g => g.Count());
 
@@ -70,7 +72,12 @@ internal sealed class EngineSimulation : IAsyncDisposable
             foreach (var client in _clients) Act(client);
         }
         await DrainAsync();
-        foreach (var client in _clients) client.Stream.MustAgreeWith(SoloRun.Of(_model, client.Stream.Request));
+        foreach (var client in _clients)
+        {
+            client.Stream.MustAgreeWith(SoloRun.Of(_model, client.Stream.Request));
+            CachedTokens += client.Stream.End!.Usage.CachedTokens;
+            Assert.InRange(client.Stream.End.Usage.CachedTokens, 0, client.Stream.Request.PromptTokenIds.Count - 1);
+        }
         Assert.Equal(0, _backend.LiveBuffers);
     }
 
@@ -127,7 +134,8 @@ internal sealed class EngineSimulation : IAsyncDisposable
         return new()
         {
             RequestId = $"r{_clients.Count}",
-            PromptTokenIds = [.. Enumerable.Range(0, positions + 1 - output).Select(_ => _random.Next(Vocab))],
+            PromptTokenIds = Prompt(positions + 1 - output),
+            Tenant = _random.Next(4) == 0 ? "other" : "",
             OutputTokensMax = output,
             Sampling = sampling,
             StopTokenIds = _random.Next(3) == 0 ? [1, 2, 3, 4, 5, 6] : [],
@@ -135,6 +143,18 @@ internal sealed class EngineSimulation : IAsyncDisposable
             IncludeStop = _random.Next(2) == 0,
             Deadline = _random.Next(8) == 0 ? _time.GetUtcNow() + TimeSpan.FromMilliseconds(_random.Next(0, 600)) : null,
         };
+    }
+
+    // Half of them begin as an earlier conversation did: the whole of it, or to where it is edited.
+    private int[] Prompt(int length)
+    {
+        int[] prompt = [.. Enumerable.Range(0, length).Select(_ => _random.Next(Vocab))];
+        if (_clients.Count == 0 || _random.Next(2) == 0) return prompt;
+        var earlier = _clients[_random.Next(_clients.Count)].Stream;
+        int[] conversation = [.. earlier.Request.PromptTokenIds, .. earlier.Tokens];
+        int common = Math.Min(length, _random.Next(2) == 0 ? conversation.Length : _random.Next(1, conversation.Length + 1));
+        conversation.AsSpan(0, common).CopyTo(prompt);
+        return prompt;
     }
 
     private void Act(Client client)

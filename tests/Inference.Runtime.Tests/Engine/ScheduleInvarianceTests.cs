@@ -1,5 +1,5 @@
 // The contract of ADR 3 on the whole engine: tokens and log-probabilities of a request, bit for bit, alone, in a batch of eight, and prefilled
-// in chunks of 1, 7, 64 and whole. Half of the requests draw with a seed and penalties, half are greedy.
+// in chunks of 1, 7, 64 and whole, computed or resumed from a kept prefix. Half of the requests draw with a seed and penalties, half are greedy.
 using System.Globalization;
 using System.Text.Json;
 using Inference.Runtime.Engine;
@@ -29,6 +29,12 @@ public sealed class ScheduleInvarianceTests
             AssertSame(alone, await RunAll(loaded, requests, sequences: 8, stepTokens), $"batch of 8, {stepTokens} tokens per step");
         // 1536 positions hold only some of them at once: sequences are preempted and computed again.
         AssertSame(alone, await RunAll(loaded, requests, sequences: 8, stepTokens: 64, kvTokens: 1536), "tiny cache");
+        // The same requests twice on one engine: the second time nearly all of each prompt comes from the cache.
+        var cached = new long[1];
+        var twice = await RunAll(loaded, [.. requests, .. requests], sequences: 1, stepTokens: 64, cachedTokens: cached);
+        AssertSame(alone, twice[..PromptCount], "before its prefix was kept");
+        AssertSame(alone, twice[PromptCount..], "from a kept prefix");
+        Assert.True(cached[0] > requests.Sum(r => r.PromptTokenIds.Count - 1), $"only {cached[0]} tokens from the cache");
         Assert.True(alone.Sum(a => a.Count) > PromptCount * 3, "answers of some length");
     }
 
@@ -52,25 +58,34 @@ public sealed class ScheduleInvarianceTests
         })];
     }
 
-    private static async Task<List<Drawn>[]> RunAll(LoadedModel loaded, List<GenerationRequest> requests, int sequences, int stepTokens, int kvTokens = 8192)
+    private static async Task<List<Drawn>[]> RunAll(LoadedModel loaded, List<GenerationRequest> requests, int sequences, int stepTokens, int kvTokens = 8192,
+        long[]? cachedTokens = null)
     {
-        var options = new EngineOptions { SequencesMax = sequences, StepTokensMax = stepTokens, KvCapacityTokens = kvTokens, ContextMax = 1024 };
+        var options = new EngineOptions
+        {
+            SequencesMax = sequences, StepTokensMax = stepTokens, KvCapacityTokens = cachedTokens is null ? kvTokens : 65536, ContextMax = 1024,
+            PrefixesMax = cachedTokens is null ? 0 : 1000,
+        };
         await using var engine = new InferenceEngine(
             loaded.Model, loaded.Backend, r => new LetterText(r), options, TimeProvider.System, NullLogger.Instance);
         engine.Start();
         await engine.WhenReady;
         var handles = requests.Select(engine.Submit).ToList();
-        var results = await Task.WhenAll(handles.Select(Read));
+        var results = await Task.WhenAll(handles.Select(h => Read(h, cachedTokens)));
         await engine.DrainAsync(TimeSpan.FromSeconds(30));
         return results;
     }
 
-    private static async Task<List<Drawn>> Read(GenerationHandle handle)
+    private static async Task<List<Drawn>> Read(GenerationHandle handle, long[]? cachedTokens)
     {
         var drawn = new List<Drawn>();
         await foreach (var e in handle.Events.ReadAllAsync())
         {
-            if (e is GenerationFinished finished) Assert.NotEqual(FinishReason.Error, finished.Reason);
+            if (e is GenerationFinished finished)
+            {
+                Assert.NotEqual(FinishReason.Error, finished.Reason);
+                if (cachedTokens is not null) Interlocked.Add(ref cachedTokens[0], finished.Usage.CachedTokens);
+            }
             if (e is not GenerationDelta delta) continue;
             for (int i = 0; i < delta.TokenIds.Count; i++)
             {

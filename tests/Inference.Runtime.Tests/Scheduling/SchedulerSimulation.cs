@@ -33,13 +33,14 @@ internal sealed class SchedulerSimulation : IDisposable
         int sequences = _random.Next(1, 9);
         _limits = new(sequences, sequences + _random.Next(0, 40), _random.Next(3) switch { 0 => 0, 1 => _random.Next(1, 12), _ => 256 });
         var states = new HashModel(pageRows: 1 << _random.Next(0, 4)).KvStates;
-        _cache = new(states, new(_random.Next(8, 160), sequences, _limits.StepTokensMax), null);
+        _cache = new(states, new(_random.Next(8, 160), sequences, _limits.StepTokensMax, _random.Next(2) * _random.Next(1, 9)), null);
         _scheduler = new(_limits, _cache);
         _stalls = _random.Next(2) == 0;
     }
 
     public int Steps => _step;
     public int Preemptions { get; private set; }
+    public int Hits { get; private set; }
 
     /// <summary>Runs to the end; returns a hash of all plans.</summary>
     public ulong Run()
@@ -59,7 +60,9 @@ internal sealed class SchedulerSimulation : IDisposable
             Assert.True(_step < limit, "not everyone ended within the work that was left");
             Step();
         }
+        while (_cache.Prefixes?.Reclaim() == true) { }
         Assert.All(_cache.Pools, p => Assert.Equal(p.PageCount, p.FreeCount));
+        Assert.Equal(0, _cache.Prefixes?.NodeCount ?? 0);
         return _trace;
     }
 
@@ -70,7 +73,11 @@ internal sealed class SchedulerSimulation : IDisposable
         int positions = _random.Next(1, Math.Min(_cache.SequenceTokensMax, 300) + 1);
         int output = _random.Next(1, Math.Min(positions, 60) + 1);
         long deadline = _random.Next(6) == 0 ? _now + _random.Next(0, 400) : long.MaxValue;
-        var sequence = new Sequence(_all.Count + 1, new int[positions + 1 - output], output, deadline, _cache.CreateTable());
+        // Few different tokens: many prompts begin alike.
+        int[] prompt = new int[positions + 1 - output];
+        if (_random.Next(2) == 0) prompt[_random.Next(prompt.Length)] = 1;
+        var path = _cache.Prefixes is null ? null : PrefixPath.Begin(_random.Next(3) == 0 ? "b" : "a");
+        var sequence = new Sequence(_all.Count + 1, prompt, output, deadline, _cache.CreateTable(), path);
         _all.Add(sequence);
         _live.Add(sequence);
         _bound[sequence] = _step + _live.Sum(s => s.PositionsMax);
@@ -147,6 +154,8 @@ internal sealed class SchedulerSimulation : IDisposable
         {
             Check(started.Arrival > _lastStarted, "a request overtook another");
             _lastStarted = started.Arrival;
+            Check(started.CachedTokens < started.PromptLength, "a whole prompt was taken from the cache");
+            if (started.CachedTokens > 0) Hits++;
         }
         CheckProgress();
     }

@@ -15,26 +15,28 @@ public sealed class SchedulerSimulationTests
     public void Thousands_of_drawn_lives_break_no_invariant()
     {
         const int Seeds = 4000;
-        long steps = 0, preemptions = 0;
+        long steps = 0, preemptions = 0, hits = 0;
         Parallel.For(0, Seeds, seed =>
         {
-            var (taken, preempted, trace) = Run(seed);
+            var (taken, preempted, hit, trace) = Run(seed);
+            Interlocked.Add(ref hits, hit);
             Interlocked.Add(ref steps, taken);
             Interlocked.Add(ref preemptions, preempted);
             if (seed % 100 == 0) Assert.Equal(trace, Run(seed).Trace);
         });
-        TestContext.Current.SendDiagnosticMessage($"{steps} steps, {preemptions} preemptions");
+        TestContext.Current.SendDiagnosticMessage($"{steps} steps, {preemptions} preemptions, {hits} prefix hits");
         // The draw must reach what it is there for.
-        Assert.True(preemptions > Seeds, $"only {preemptions} preemptions in {steps} steps");
+        Assert.True(hits > Seeds / 2, $"only {hits} prefix hits in {steps} steps");
+        Assert.True(preemptions > Seeds / 2, $"only {preemptions} preemptions in {steps} steps");
     }
 
-    private static (int Steps, int Preemptions, ulong Trace) Run(int seed)
+    private static (int Steps, int Preemptions, int Hits, ulong Trace) Run(int seed)
     {
         try
         {
             using var simulation = new SchedulerSimulation(seed);
             ulong trace = simulation.Run();
-            return (simulation.Steps, simulation.Preemptions, trace);
+            return (simulation.Steps, simulation.Preemptions, simulation.Hits, trace);
         }
         catch (Exception e)
         {

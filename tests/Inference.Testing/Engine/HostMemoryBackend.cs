@@ -41,6 +41,13 @@ public sealed unsafe class HostMemoryBackend : IBackend
         new ReadOnlySpan<byte>(source.Pointer(), destination.Length).CopyTo(destination);
     }
 
+    public void Copy(in Tensor source, in Tensor destination)
+    {
+        Fault?.Invoke("copy");
+        if (destination.SpanBytes != source.SpanBytes) throw new BackendException(BackendErrorKind.Request, "Copy: sizes differ.");
+        Buffer.MemoryCopy(source.Pointer(), destination.Pointer(), source.SpanBytes, source.SpanBytes);
+    }
+
     public PreparedWeight PrepareWeight(in WeightData weight) => throw new NotSupportedException("No weights here.");
     public OpPlan Plan<TOp>(in TOp op) where TOp : struct, IOperator => OpPlan.Unsupported("no operators here");
     public void Enqueue<TOp>(in TOp op, in Tensor workspace = default) where TOp : struct, IOperator =>

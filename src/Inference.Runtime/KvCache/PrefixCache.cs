@@ -1,0 +1,348 @@
+using Inference.Backends;
+
+namespace Inference.Runtime.KvCache;
+
+/// <summary>
+/// Keeps the state of prefixes that sequences have computed, so that a later one with the same beginning resumes instead of computing.
+///
+/// Every row is addressed by its absolute position and never changes once written, so the state after n tokens is simply "the rows below
+/// n that retention still needs at n". A <see cref="Snapshot"/> at n holds references to the pages of these rows: those of whole blocks through
+/// a chain of <see cref="Node"/>s (shared between all prefixes that contain the block), the rest itself. It may hold a page that its
+/// sequence goes on writing: those writes are to rows of n and above. Who resumes at n takes the pages as they are, but a copy of a page that
+/// has room for rows of n and above.
+///
+/// Snapshots are taken where a sequence has been, from what its table still holds: wherever a step ended, any n it passed. They go when
+/// room is needed, least recently used first; a node goes with the last snapshot, child or sequence that stands on it. Owned by the engine's
+/// thread, through the <see cref="Scheduling.Scheduler"/>.
+/// Invariant: each page of a node or snapshot has one reference of the pool's for it.
+/// </summary>
+internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax, IBackend? backend)
+{
+    private readonly Dictionary<PrefixHash, Node> _nodes = [];
+    private readonly LinkedList<Snapshot> _byUse = [];  // least recently used first
+    private readonly List<int> _points = [];
+
+    /// <summary>Names a prefix by its parent's name and a block; replaced in tests that force collisions.</summary>
+    internal Func<PrefixHash, ReadOnlyMemory<int>, PrefixHash> Chain { get; set; } = static (parent, block) => parent.Then(block.Span);
+
+    /// <summary>Tokens of a block: what the largest page of any kind that is kept for ever covers (256 for the families here).</summary>
+    public int BlockTokens { get; } = BlockOf(pools.Select(p => p.Spec));
+
+    /// <summary>True if the declared kinds of state can be cached: pages of what is kept for ever must fill blocks.</summary>
+    public static bool Supports(IReadOnlyCollection<KvStateSpec> specs) =>
+        specs.Where(s => s.Retention == KvRetention.All).All(s => BlockOf(specs) % s.PageTokens == 0);
+
+    private static int BlockOf(IEnumerable<KvStateSpec> specs) =>
+        specs.Where(s => s.Retention == KvRetention.All).Select(s => s.PageTokens).DefaultIfEmpty(KvStateSpec.BlockTokens).Max();
+
+    public int SnapshotCount => _byUse.Count;
+    public int NodeCount => _nodes.Count;
+
+    /// <summary>All pages held, per kind, for the accounting of tests.</summary>
+    internal IEnumerable<int> PagesHeld(int kind) =>
+        _nodes.Values.Where(n => n.Depth > 0).SelectMany(n => n.Pages[kind]).Concat(_byUse.SelectMany(s => s.Pages[kind]));
+
+    /// <summary>
+    /// The longest prefix of at most <paramref name="lengthMax"/> tokens that is kept; null if none. Good until the next <see cref="Reclaim"/>.
+    /// </summary>
+    public Snapshot? Find(PrefixPath path, ReadOnlyMemory<int> tokens, int lengthMax)
+    {
+        Snapshot? best = null;
+        var node = _nodes.GetValueOrDefault(path.Root);
+        for (int depth = 0; node is not null; depth++)
+        {
+            foreach (var snapshot in node.Snapshots)
+                if (snapshot.Length <= lengthMax && snapshot.Length > (best?.Length ?? 0) && Continues(tokens, depth * BlockTokens, snapshot.Tail))
+                    best = snapshot;
+            if ((depth + 1) * BlockTokens > lengthMax) break;
+            node = Child(path, depth, tokens);
+        }
+        return best;
+    }
+
+    /// <summary>Pages of a kind that resuming takes from the free list, for copies.</summary>
+    public int CopiesNeeded(Snapshot snapshot, int kind) => OpenPage(snapshot, kind) ? 1 : 0;
+
+    /// <summary>
+    /// Makes an empty table hold the state after the snapshot's tokens. The caller has checked that <see cref="CopiesNeeded"/> pages are free.
+    /// </summary>
+    public void Resume(Snapshot snapshot, BlockTable table, PrefixPath path)
+    {
+        Touch(snapshot);
+        var chain = snapshot.Node.FromRoot();
+        for (int k = 0; k < pools.Count; k++)
+        {
+            var pages = table.PageList(k);
+            if (pools[k].Spec.Retention == KvRetention.All)
+                foreach (int page in chain.SelectMany(n => n.Pages[k])) pages.Add(Shared(k, page));
+            else
+                table.SetFirstPage(k, pools[k].Spec.FirstPageNeeded(snapshot.Length));
+            for (int i = 0; i < snapshot.Pages[k].Length; i++)
+            {
+                bool open = i == snapshot.Pages[k].Length - 1 && OpenPage(snapshot, k);
+                pages.Add(open ? Copied(k, snapshot.Pages[k][i]) : Shared(k, snapshot.Pages[k][i]));
+            }
+        }
+        table.Length = snapshot.Length;
+        Stand(path, snapshot.Node);
+    }
+
+    /// <summary>
+    /// Enters what a sequence has computed between two lengths: its whole blocks, and snapshots at the points of the policy and at
+    /// <see cref="PrefixPath.Wanted"/>. The table still holds what the step needed, so this comes before <see cref="KvCacheManager.Trim"/>.
+    /// </summary>
+    public void Enter(BlockTable table, PrefixPath path, ReadOnlyMemory<int> tokens, int from, int to, int promptLength)
+    {
+        if (path.Lost) return;
+        Place(path);
+        _points.Clear();
+        SnapshotPoints.Between(from, to, promptLength, _points);
+        foreach (int wanted in path.Wanted)
+            if (wanted > from && wanted <= to) _points.Add(wanted);
+        path.Wanted.RemoveAll(w => w <= to);
+        _points.Sort();
+        foreach (int point in _points)
+        {
+            if (!Advance(table, path, tokens, point / BlockTokens)) return;
+            Take(table, path.Node!, tokens, point);
+        }
+        Advance(table, path, tokens, to / BlockTokens);
+    }
+
+    /// <summary>A snapshot where a sequence stands, as long as its table holds that state.</summary>
+    public void EnterEnd(BlockTable table, PrefixPath path, ReadOnlyMemory<int> tokens, int length)
+    {
+        if (path.Lost || length == 0) return;
+        Place(path);
+        if (Advance(table, path, tokens, length / BlockTokens)) Take(table, path.Node!, tokens, length);
+    }
+
+    /// <summary>The sequence no longer stands anywhere; what it entered stays as long as a snapshot needs it.</summary>
+    public void Leave(PrefixPath path)
+    {
+        if (path.Node is { } node) Release(node);
+        path.Node = null;
+        path.Lost = false;
+        path.Wanted.Clear();
+    }
+
+    /// <summary>Gives up the least recently used snapshot, but not <paramref name="except"/>; false if there is no other.</summary>
+    public bool Reclaim(Snapshot? except = null)
+    {
+        var entry = _byUse.First;
+        if (entry is not null && entry.Value == except) entry = entry.Next;
+        if (entry is null) return false;
+        Drop(entry.Value);
+        return true;
+    }
+
+    // ---- nodes ----
+
+    // The node that the path stands on; a path that stands nowhere stands on its root.
+    private Node Place(PrefixPath path)
+    {
+        if (path.Node is not null) return path.Node;
+        if (!_nodes.TryGetValue(path.Root, out var root))
+            _nodes.Add(path.Root, root = new Node { Name = path.Root, Parent = null, Depth = 0, Tokens = [], Pages = [] });
+        Stand(path, root);
+        return root;
+    }
+
+    private void Stand(PrefixPath path, Node node)
+    {
+        if (path.Node == node) return;
+        node.Holders++;
+        if (path.Node is { } before) Release(before);
+        path.Node = node;
+    }
+
+    // Moves the path down to a depth, entering the blocks on the way. False if another prefix has one of their names.
+    private bool Advance(BlockTable table, PrefixPath path, ReadOnlyMemory<int> tokens, int depth)
+    {
+        while (path.Node!.Depth < depth)
+        {
+            int at = path.Node.Depth;
+            var name = Name(path, at, tokens);
+            var block = tokens.Slice(at * BlockTokens, BlockTokens);
+            if (!_nodes.TryGetValue(name, out var child))
+            {
+                child = new Node { Name = name, Parent = path.Node, Depth = at + 1, Tokens = block.ToArray(), Pages = BlockPages(table, at) };
+                path.Node.Holders++;
+                _nodes.Add(name, child);
+            }
+            else if (child.Parent != path.Node || !child.Tokens.AsSpan().SequenceEqual(block.Span))
+            {
+                path.Lost = true;
+                return false;
+            }
+            Stand(path, child);
+        }
+        return true;
+    }
+
+    private int[][] BlockPages(BlockTable table, int block)
+    {
+        var pages = new int[pools.Count][];
+        for (int k = 0; k < pools.Count; k++)
+        {
+            pages[k] = new int[pools[k].Spec.Retention == KvRetention.All ? BlockTokens / pools[k].Spec.PageTokens : 0];
+            for (int i = 0; i < pages[k].Length; i++) pages[k][i] = Kept(k, table.Pages(k)[block * pages[k].Length + i]);
+        }
+        return pages;
+    }
+
+    private Node? Child(PrefixPath path, int depth, ReadOnlyMemory<int> tokens)
+    {
+        var child = _nodes.GetValueOrDefault(Name(path, depth, tokens));
+        return child is not null && child.Depth == depth + 1 && Continues(tokens, depth * BlockTokens, child.Tokens) ? child : null;
+    }
+
+    // Name of the first depth + 1 blocks.
+    private PrefixHash Name(PrefixPath path, int depth, ReadOnlyMemory<int> tokens)
+    {
+        while (path.Names.Count <= depth)
+        {
+            int at = path.Names.Count;
+            path.Names.Add(Chain(at == 0 ? path.Root : path.Names[at - 1], tokens.Slice(at * BlockTokens, BlockTokens)));
+        }
+        return path.Names[depth];
+    }
+
+    private void Release(Node node)
+    {
+        for (Node? n = node; n is not null && --n.Holders == 0; n = n.Parent)
+        {
+            _nodes.Remove(n.Name);
+            for (int k = 0; k < n.Pages.Length; k++)
+                foreach (int page in n.Pages[k]) pools[k].GiveUp(page);
+        }
+    }
+
+    private static bool Continues(ReadOnlyMemory<int> tokens, int at, int[] block) =>
+        at + block.Length <= tokens.Length && tokens.Span.Slice(at, block.Length).SequenceEqual(block);
+
+    // ---- snapshots ----
+
+    private void Take(BlockTable table, Node node, ReadOnlyMemory<int> tokens, int length)
+    {
+        var tail = tokens.Span[(node.Depth * BlockTokens)..length];
+        foreach (var known in node.Snapshots)
+        {
+            if (!tail.SequenceEqual(known.Tail)) continue;
+            Touch(known);
+            return;
+        }
+        if (_byUse.Count >= snapshotsMax) Reclaim();
+        var snapshot = new Snapshot { Node = node, Length = length, Tail = tail.ToArray(), Pages = new int[pools.Count][] };
+        for (int k = 0; k < pools.Count; k++) snapshot.Pages[k] = StatePages(table, k, length);
+        node.Holders++;
+        node.Snapshots.Add(snapshot);
+        snapshot.Entry = _byUse.AddLast(snapshot);
+    }
+
+    // Pages of the rows below a length that are needed at that length and belong to no whole block.
+    private int[] StatePages(BlockTable table, int kind, int length)
+    {
+        var spec = pools[kind].Spec;
+        int first = spec.Retention == KvRetention.All ? length / BlockTokens * (BlockTokens / spec.PageTokens) : spec.FirstPageNeeded(length);
+        int count = Math.Max(0, spec.PagesFor(length) - first);
+        var pages = new int[count];
+        for (int i = 0; i < count; i++) pages[i] = Kept(kind, table.Pages(kind)[first + i - table.FirstPage(kind)]);
+        return pages;
+    }
+
+    // The last page of the snapshot has room for rows that come after it.
+    private bool OpenPage(Snapshot snapshot, int kind)
+    {
+        var spec = pools[kind].Spec;
+        return snapshot.Pages[kind].Length > 0 && snapshot.Length / spec.Ratio % spec.RowsPerPage != 0;
+    }
+
+    private void Touch(Snapshot snapshot)
+    {
+        _byUse.Remove(snapshot.Entry!);
+        _byUse.AddLast(snapshot.Entry!);
+    }
+
+    private void Drop(Snapshot snapshot)
+    {
+        _byUse.Remove(snapshot.Entry!);
+        snapshot.Node.Snapshots.Remove(snapshot);
+        for (int k = 0; k < pools.Count; k++)
+            foreach (int page in snapshot.Pages[k]) pools[k].GiveUp(page);
+        Release(snapshot.Node);
+    }
+
+    private int Kept(int kind, int page)
+    {
+        pools[kind].Keep(page);
+        return page;
+    }
+
+    private int Shared(int kind, int page)
+    {
+        pools[kind].Share(page);
+        return page;
+    }
+
+    private int Copied(int kind, int page)
+    {
+        int copy = pools[kind].Take();
+        backend?.Copy(pools[kind].Tensor.Slice(page, 1), pools[kind].Tensor.Slice(copy, 1));
+        return copy;
+    }
+
+    /// <summary>One block of tokens after a prefix, with the pages of the rows that are kept for ever.</summary>
+    internal sealed class Node
+    {
+        public required PrefixHash Name { get; init; }
+        public required Node? Parent { get; init; }
+        /// <summary>Blocks from the root to here; the root has none.</summary>
+        public required int Depth { get; init; }
+        /// <summary>The block; empty for the root.</summary>
+        public required int[] Tokens { get; init; }
+        /// <summary>Per kind, none for kinds of limited retention; the root has none at all.</summary>
+        public required int[][] Pages { get; init; }
+        /// <summary>Children, snapshots and sequences that stand here.</summary>
+        public int Holders { get; set; }
+        public List<Snapshot> Snapshots { get; } = [];
+
+        /// <summary>The nodes from the first block to this one.</summary>
+        public Node[] FromRoot()
+        {
+            var chain = new Node[Depth];
+            for (Node? n = this; n is { Depth: > 0 }; n = n.Parent) chain[n.Depth - 1] = n;
+            return chain;
+        }
+    }
+
+    /// <summary>The state after some tokens.</summary>
+    internal sealed class Snapshot
+    {
+        public required Node Node { get; init; }
+        /// <summary>Tokens in all.</summary>
+        public required int Length { get; init; }
+        /// <summary>Tokens after the node's blocks.</summary>
+        public required int[] Tail { get; init; }
+        /// <summary>Per kind: of an unfinished block what is kept for ever, and what limited retention still needs.</summary>
+        public required int[][] Pages { get; init; }
+        public LinkedListNode<Snapshot>? Entry { get; set; }
+    }
+}
+
+/// <summary>Where a sequence stands in the <see cref="PrefixCache"/>, and the names of its blocks. Belongs to the sequence.</summary>
+internal sealed class PrefixPath(PrefixHash root)
+{
+    /// <summary>The place of a tenant's sequence that has computed nothing.</summary>
+    public static PrefixPath Begin(string tenant) => new(PrefixHash.Root(tenant));
+
+    public PrefixHash Root { get; } = root;
+    public List<PrefixHash> Names { get; } = [];
+    public PrefixCache.Node? Node { get; set; }
+
+    /// <summary>Another prefix has the name of one of its blocks: nothing of it is entered.</summary>
+    public bool Lost { get; set; }
+
+    /// <summary>Lengths at which others wait for a snapshot of it.</summary>
+    public List<int> Wanted { get; } = [];
+}
