@@ -32,8 +32,12 @@ public sealed record EngineOptions
     /// <summary>Most accepted requests that wait for their first step; more are refused as overloaded.</summary>
     public int QueueMax { get; init; } = 256;
 
-    /// <summary>Most prefixes kept for reuse by later requests of the same tenant; 0 = none. Each takes the constant state of a sequence.</summary>
-    public int PrefixesMax { get; init; } = 64;
+    /// <summary>Most prefixes kept for reuse by later requests of the same tenant; 0 = none. Each takes the constant state of a sequence.
+    /// Null = <see cref="PrefixesAutomatic"/>, or fewer: what fits an eighth of the cache.</summary>
+    public int? PrefixesMax { get; init; }
+
+    /// <summary>Prefixes kept where memory allows and nothing else is asked for.</summary>
+    public const int PrefixesAutomatic = 64;
 
     /// <summary>Events kept for a reader that does not read; a sequence whose outbox is full rests until half of it has been read.</summary>
     public int OutboxMax { get; init; } = 128;
@@ -47,13 +51,15 @@ public sealed record EngineOptions
     public Determinism DeterminismRequired { get; init; } = Determinism.AnySchedule;
 
     /// <summary>The same options with everything automatic decided for a model on a backend: <see cref="KvCapacityTokens"/> and
-    /// <see cref="ContextMax"/> are set, <see cref="KvCapacityBytes"/> is what they take.</summary>
+    /// <see cref="ContextMax"/> and <see cref="PrefixesMax"/> are set, <see cref="KvCapacityBytes"/> is what they take.</summary>
     /// <exception cref="EngineOptionsException">An option cannot work.</exception>
     public EngineOptions Resolve(ModelInfo model, IReadOnlyList<KvStateSpec> states, BackendInfo backend)
     {
         CheckRanges(model, backend);
         int context = ContextMax ?? model.ContextMax;
-        var resolved = this with { ContextMax = context, KvCapacityTokens = CapacityTokens(context, states, backend) };
+        long bytes = KvCapacityBytes ?? Math.Max(0, (backend.MemoryBytes - ReservedBytes) / 10 * 9);
+        int prefixes = PrefixesMax ?? (KvCapacityTokens is null ? PrefixesFitting(bytes, states) : PrefixesAutomatic);
+        var resolved = this with { ContextMax = context, PrefixesMax = prefixes, KvCapacityTokens = CapacityTokens(bytes, prefixes, context, states) };
         try
         {
             return resolved with { KvCapacityBytes = resolved.Capacity.BytesOf(states) };
@@ -65,7 +71,7 @@ public sealed record EngineOptions
     }
 
     /// <summary>Of resolved options.</summary>
-    internal KvCapacity Capacity => new(KvCapacityTokens!.Value, SequencesMax, StepTokensMax, PrefixesMax);
+    internal KvCapacity Capacity => new(KvCapacityTokens!.Value, SequencesMax, StepTokensMax, PrefixesMax!.Value);
 
     private void CheckRanges(ModelInfo model, BackendInfo backend)
     {
@@ -73,7 +79,7 @@ public sealed record EngineOptions
         AtLeast(1, QueueMax, nameof(QueueMax));
         AtLeast(1, OutboxMax, nameof(OutboxMax));
         AtLeast(0, HeadroomTokens, nameof(HeadroomTokens));
-        AtLeast(0, PrefixesMax, nameof(PrefixesMax));
+        AtLeast(0, PrefixesMax ?? 0, nameof(PrefixesMax));
         AtLeast(0, ReservedBytes, nameof(ReservedBytes));
         AtLeast(1, KvCapacityTokens ?? 1, nameof(KvCapacityTokens));
         AtLeast(1, KvCapacityBytes ?? 1, nameof(KvCapacityBytes));
@@ -90,15 +96,21 @@ public sealed record EngineOptions
                 nameof(DeterminismRequired), $"the backend {backend.Name} is {backend.Determinism}; choose that here to accept it.");
     }
 
-    private int CapacityTokens(int context, IReadOnlyList<KvStateSpec> states, BackendInfo backend)
+    private int PrefixesFitting(long bytes, IReadOnlyList<KvStateSpec> states)
+    {
+        long none = new KvCapacity(0, SequencesMax, StepTokensMax).BytesOf(states);
+        long each = new KvCapacity(0, SequencesMax, StepTokensMax, 1).BytesOf(states) - none;
+        return each == 0 ? PrefixesAutomatic : (int)Math.Clamp((bytes - none) / 8 / each, 0, PrefixesAutomatic);
+    }
+
+    private int CapacityTokens(long bytes, int prefixes, int context, IReadOnlyList<KvStateSpec> states)
     {
         if (KvCapacityTokens is { } tokens) return tokens;
-        long bytes = KvCapacityBytes ?? Math.Max(0, (backend.MemoryBytes - ReservedBytes) / 10 * 9);
-        int fitting = KvCapacity.TokensFor(bytes, SequencesMax, StepTokensMax, states, PrefixesMax);
+        int fitting = KvCapacity.TokensFor(bytes, SequencesMax, StepTokensMax, states, prefixes);
         if (fitting == 0)
             throw new EngineOptionsException(
                 nameof(KvCapacityBytes), $"{bytes} bytes do not hold one block of {KvStateSpec.BlockTokens} positions and the constant state of " +
-                $"{SequencesMax} sequences ({new KvCapacity(KvStateSpec.BlockTokens, SequencesMax, StepTokensMax, PrefixesMax).BytesOf(states)} bytes); " +
+                $"{SequencesMax} sequences ({new KvCapacity(KvStateSpec.BlockTokens, SequencesMax, StepTokensMax, prefixes).BytesOf(states)} bytes); " +
                 $"give more, or lower {nameof(SequencesMax)}, {nameof(PrefixesMax)} or {nameof(StepTokensMax)}.");
         return KvCapacityBytes is null ? (int)Math.Min(fitting, (long)SequencesMax * context) : fitting;
     }

@@ -114,8 +114,10 @@ internal static class ModelHost
     /// <summary>Enough for a few full contexts, as far as memory allows: all of the memory would be too much on a machine that does other work.</summary>
     private static long AutomaticCacheBytes(ModelOptions options, IBackend backend, IModel model, long weightBytes)
     {
-        long tokens = Math.Min((long)AutomaticContexts * (options.ContextMax ?? model.Info.ContextMax), int.MaxValue / 2);
-        long wanted = new KvCapacity((int)tokens, options.SequencesMax, Math.Max(options.StepTokensMax, options.SequencesMax)).BytesOf(model.KvStates);
+        long tokens = Math.Clamp((long)AutomaticContexts * (options.ContextMax ?? model.Info.ContextMax), KvStateSpec.BlockTokens, int.MaxValue / 2);
+        var capacity = new KvCapacity(
+            (int)tokens, options.SequencesMax, Math.Max(options.StepTokensMax, options.SequencesMax), EngineOptions.PrefixesAutomatic);
+        long wanted = capacity.BytesOf(model.KvStates);
         return Math.Min(wanted, Math.Max(0, backend.Info.MemoryBytes - weightBytes) / 10 * 9);
     }
 

@@ -25,7 +25,8 @@ public sealed class StreamTests(SharedServer shared) : IClassFixture<SharedServe
         Assert.All(deltas, Assert.NotNull);
 
         var started = events[0].Started;
-        Assert.Equal(("mine", "hash", 3, 0), (started.RequestId, started.Model, started.PromptTokens, started.CachedTokens));
+        Assert.Equal(("mine", "hash", 3), (started.RequestId, started.Model, started.PromptTokens));
+        Assert.InRange(started.CachedTokens, 0, 2); // tests of this class share a server, which keeps prefixes
         var ids = new List<uint>();
         foreach (var delta in deltas)
         {
@@ -40,7 +41,7 @@ public sealed class StreamTests(SharedServer shared) : IClassFixture<SharedServe
 
         var finished = events[^1].Finished;
         Assert.Equal(V1.FinishReason.Length, finished.Reason);
-        Assert.Equal((3, 0, 40), (finished.Usage.PromptTokens, finished.Usage.CachedTokens, finished.Usage.OutputTokens));
+        Assert.Equal((3, started.CachedTokens, 40), (finished.Usage.PromptTokens, finished.Usage.CachedTokens, finished.Usage.OutputTokens));
         Assert.NotNull(finished.Timings.TimeToFirstToken);
         Assert.True(finished.Timings.Total.ToTimeSpan() >= finished.Timings.TimeToFirstToken.ToTimeSpan());
         Assert.Null(finished.Error);
