@@ -115,7 +115,8 @@ internal sealed unsafe class Roofline(int threads, int rounds)
                 actions.Add(($"{name}, {tokens} tokens", 2.0 * tokens * Rows * Columns * repeat, () =>
                 {
                     for (var i = 0; i < repeat; i++) bench.Backend.Enqueue(op);
-                }));
+                }
+                ));
             }
         }
         Line($"");
@@ -147,7 +148,8 @@ internal sealed unsafe class Roofline(int threads, int rounds)
             actions.Add(($"{tokens} tokens, {Heads} heads, {Window} + {selected} rows of {Width}", work * repeat, () =>
             {
                 for (var i = 0; i < repeat; i++) bench.Backend.Enqueue(op);
-            }));
+            }
+            ));
         }
         Line($"");
         Line($"## Attention");
@@ -171,7 +173,8 @@ internal sealed unsafe class Roofline(int threads, int rounds)
             actions.Add(($"{tokens} tokens, {Heads} heads of {Width}, best {TopK} of {visible}", work * repeat, () =>
             {
                 for (var i = 0; i < repeat; i++) bench.Backend.Enqueue(op);
-            }));
+            }
+            ));
         }
         Line($"");
         Line($"## Index scores and top-k");

@@ -57,14 +57,29 @@ public sealed record TinyDeepSeekV4
     /// <summary>Pro-like: no sliding-only layer, more heads, groups and experts.</summary>
     public static TinyDeepSeekV4 TP { get; } = new()
     {
-        Name = "T-P", Ratios = [16, 16, 4, 16], Experts = 12, ExpertsPerToken = 6, RouteScale = 2.5f, Groups = 4, Heads = 8,
+        Name = "T-P",
+        Ratios = [16, 16, 4, 16],
+        Experts = 12,
+        ExpertsPerToken = 6,
+        RouteScale = 2.5f,
+        Groups = 4,
+        Heads = 8,
     };
 
     /// <summary>Every inner dimension a multiple of 128, for quantised matrices.</summary>
     public static TinyDeepSeekV4 TF { get; } = new()
     {
-        Name = "T-F", Hidden = 128, QueryLowRank = 128, Intermediate = 128, HeadDim = 192, RopeDim = 64, OutputLowRank = 128, IndexHeads = 2,
-        IndexDim = 128, Experts = 4, ExpertsPerToken = 2,
+        Name = "T-F",
+        Hidden = 128,
+        QueryLowRank = 128,
+        Intermediate = 128,
+        HeadDim = 192,
+        RopeDim = 64,
+        OutputLowRank = 128,
+        IndexHeads = 2,
+        IndexDim = 128,
+        Experts = 4,
+        ExpertsPerToken = 2,
     };
 
     /// <summary>Token i of the goldens' sequence for this configuration.</summary>
@@ -124,7 +139,11 @@ public sealed record TinyDeepSeekV4
             ["compress_rope_theta"] = 160000.0,
             ["rope_scaling"] = new JsonObject
             {
-                ["type"] = "yarn", ["factor"] = 16, ["beta_fast"] = 32, ["beta_slow"] = 1, ["original_max_position_embeddings"] = 64,
+                ["type"] = "yarn",
+                ["factor"] = 16,
+                ["beta_fast"] = 32,
+                ["beta_slow"] = 1,
+                ["original_max_position_embeddings"] = 64,
             },
             ["max_position_embeddings"] = 1048576,
             ["num_nextn_predict_layers"] = DraftStages > 0 ? 1 : 0,

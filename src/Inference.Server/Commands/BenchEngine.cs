@@ -82,7 +82,10 @@ internal sealed class BenchEngine : IAsyncDisposable
         long start = Stopwatch.GetTimestamp();
         using var handle = _engine.Submit(new GenerationRequest
         {
-            RequestId = "bench", PromptTokenIds = prompt, Sampling = SamplingParams.Greedy, OutputTokensMax = outputTokens,
+            RequestId = "bench",
+            PromptTokenIds = prompt,
+            Sampling = SamplingParams.Greedy,
+            OutputTokensMax = outputTokens,
         });
         TimeSpan first = default, last = default;
         int tokens = 0;

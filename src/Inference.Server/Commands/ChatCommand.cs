@@ -14,7 +14,8 @@ internal static class ChatCommand
         var system = new Option<string?>("--system") { Description = "System text.", HelpName = "text" };
         var tools = new Option<string?>("--tools")
         {
-            Description = "JSON file with the tools that the model may call; you are asked for their results.", HelpName = "file",
+            Description = "JSON file with the tools that the model may call; you are asked for their results.",
+            HelpName = "file",
         };
         var command = new Command(Name, "Talk with the model.") { thinking, system, tools };
         var generation = new GenerationArguments(command);

@@ -14,11 +14,13 @@ internal static class InspectCommand
     {
         var folder = new Argument<string?>("folder")
         {
-            Description = "Model folder. Default: the model that ships with the server.", Arity = ArgumentArity.ZeroOrOne,
+            Description = "Model folder. Default: the model that ships with the server.",
+            Arity = ArgumentArity.ZeroOrOne,
         };
         var contexts = new Option<string?>("--context")
         {
-            Description = "Context lengths to give the memory for. Default: 4096,131072,1048576, as far as the model goes.", HelpName = "n,n,...",
+            Description = "Context lengths to give the memory for. Default: 4096,131072,1048576, as far as the model goes.",
+            HelpName = "n,n,...",
         };
         var json = new Option<bool>("--json") { Description = "Print one JSON object instead of tables." };
         var command = new Command("inspect", "Print what a model folder holds, the memory it needs and what is wrong with it.") { folder, contexts, json };

@@ -22,7 +22,8 @@ internal static class Numbers
 
     private static Option<T> New<T>(string name, string help, string helpName, Func<string, T> read, string range) => new(name)
     {
-        Description = help, HelpName = helpName,
+        Description = help,
+        HelpName = helpName,
         CustomParser = result => Read(result, name, read, range),
     };
 

@@ -13,11 +13,14 @@ internal static class ParseCommand
     {
         var completion = new Option<string>("--completion")
         {
-            Description = "UTF-8 file with what followed the prompt, end token included; - for standard input.", HelpName = "file", Required = true,
+            Description = "UTF-8 file with what followed the prompt, end token included; - for standard input.",
+            HelpName = "file",
+            Required = true,
         };
         var mode = new Option<string>("--thinking-mode")
         {
-            Description = "How the prompt ended: thinking if it opened the reasoning, else chat.", HelpName = "chat|thinking",
+            Description = "How the prompt ended: thinking if it opened the reasoning, else chat.",
+            HelpName = "chat|thinking",
             DefaultValueFactory = _ => "chat",
         };
         var lenient = new Option<bool>("--lenient") { Description = "Keep what can be read of a completion that breaks the format, as the server does." };

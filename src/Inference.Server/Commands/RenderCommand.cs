@@ -13,7 +13,8 @@ internal static class RenderCommand
         var messages = new Option<string>("--messages")
         {
             Description = "JSON file: {messages, thinking_mode?, drop_thinking?, reasoning_effort?, tools?} or an array of messages; - for standard input.",
-            HelpName = "file", Required = true,
+            HelpName = "file",
+            Required = true,
         };
         var json = new Option<bool>("--json") { Description = "Print {prompt, token_ids} instead of the prompt." };
         var command = new Command("render", "Print the prompt that a conversation becomes.") { messages, json };

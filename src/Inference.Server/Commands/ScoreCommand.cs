@@ -22,15 +22,19 @@ internal static class ScoreCommand
     {
         var ids = new Option<string?>("--token-ids")
         {
-            Description = "Token ids separated by commas; @FILE reads them from a file.", HelpName = "1,5,11",
+            Description = "Token ids separated by commas; @FILE reads them from a file.",
+            HelpName = "1,5,11",
         };
         var text = new Option<string?>("--text")
         {
-            Description = "UTF-8 file to tokenize and score; - for standard input. Control tokens written in it count.", HelpName = "file",
+            Description = "UTF-8 file to tokenize and score; - for standard input. Control tokens written in it count.",
+            HelpName = "file",
         };
         var top = new Option<string>("--top")
         {
-            Description = "How many of the most likely next tokens to list, or all.", HelpName = "n|all", DefaultValueFactory = _ => $"{TopDefault}",
+            Description = "How many of the most likely next tokens to list, or all.",
+            HelpName = "n|all",
+            DefaultValueFactory = _ => $"{TopDefault}",
         };
         var chunk = Numbers.Whole("--chunk", $"Tokens processed at a time; changes speed and memory, never a number. Default: {ChunkDefault}.", 1, 1 << 20);
         var draft = new Option<bool>("--draft") { Description = "Also list what the draft block predicts for the token after the next." };

@@ -87,6 +87,7 @@ internal static class ModelHost
             ContextMax = options.ContextMax,
             SequencesMax = options.SequencesMax,
             StepTokensMax = Math.Max(options.StepTokensMax, options.SequencesMax),
+            PrefixesMax = options.PrefixesMax,
             QueueMax = options.QueueMax,
         };
         var engine = new InferenceEngine(model, backend, tokenizer, engineOptions, time, loggers.CreateLogger<InferenceEngine>());

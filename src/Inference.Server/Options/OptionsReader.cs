@@ -100,6 +100,7 @@ internal sealed class OptionsReader
             folder, name, OneOf(Settings.Backend, "auto", "cpu", "reference"), Int(Settings.Threads, 1, 4096),
             Int(Settings.ContextMax, 1, int.MaxValue), Bytes(Settings.KvCacheBytes, 1 << 20, long.MaxValue),
             Int(Settings.SequencesMax, 1, 65_536)!.Value, Int(Settings.StepTokensMax, 1, 1 << 20)!.Value,
+            Int(Settings.PrefixesMax, 0, 1 << 20),
             Int(Settings.QueueMax, 1, 1 << 20)!.Value, Int(Settings.DefaultMaxTokens, 1, int.MaxValue),
             OneOf(Settings.DefaultThinking, "auto", "on", "off") switch { "on" => true, "off" => false, _ => null });
     }

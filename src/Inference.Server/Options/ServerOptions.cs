@@ -52,7 +52,8 @@ internal sealed record ServerOptions
     /// <summary>One line for the log. What is automatic and depends on the model is decided later; the engine logs it.</summary>
     public string Describe() =>
         $"Settings: model {Model.Folder ?? "built in"}, backend {Model.Backend}, threads {Shown(Model.Threads)}, context {Shown(Model.ContextMax)}, "
-        + $"cache bytes {Shown(Model.KvCacheBytes)}, sequences {Model.SequencesMax}, step tokens {Model.StepTokensMax}, queue {Model.QueueMax}, "
+        + $"cache bytes {Shown(Model.KvCacheBytes)}, sequences {Model.SequencesMax}, step tokens {Model.StepTokensMax}, "
+        + $"prefixes {Shown(Model.PrefixesMax)}, queue {Model.QueueMax}, "
         + $"max tokens {Shown(Model.DefaultMaxTokens)}, receive {ReceiveBytesMax} bytes, ping {KeepAlivePingDelay.TotalSeconds:0.###}+"
         + $"{KeepAlivePingTimeout.TotalSeconds:0.###} s, connections {ConnectionsMax} of {StreamsPerConnectionMax} streams, stall "
         + $"{WriteStallLimit.TotalSeconds:0.###} s, drain {DrainLimit.TotalSeconds:0.###} s, reflection {Reflection}, OTLP {OtlpEndpoint?.ToString() ?? "off"}";
@@ -68,11 +69,13 @@ internal sealed record ServerOptions
 /// <param name="KvCacheBytes">Memory for the cache; null = auto.</param>
 /// <param name="SequencesMax">Most requests running at a time.</param>
 /// <param name="StepTokensMax">Most tokens of one step.</param>
+/// <param name="PrefixesMax">Most prefixes kept for reuse; null = auto.</param>
 /// <param name="QueueMax">Most requests waiting; the next is refused.</param>
 /// <param name="DefaultMaxTokens">What an unset max_tokens becomes; null = the model's.</param>
 /// <param name="DefaultThinking">What an unset thinking mode becomes; null = the model's.</param>
 internal sealed record ModelOptions(
-    string? Folder, string? Name, string Backend, int? Threads, int? ContextMax, long? KvCacheBytes, int SequencesMax, int StepTokensMax, int QueueMax,
+    string? Folder, string? Name, string Backend, int? Threads, int? ContextMax, long? KvCacheBytes, int SequencesMax, int StepTokensMax, int? PrefixesMax,
+    int QueueMax,
     int? DefaultMaxTokens, bool? DefaultThinking);
 
 internal enum ListenerKind

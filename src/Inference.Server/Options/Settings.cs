@@ -27,6 +27,8 @@ internal static class Settings
     public static readonly Setting KvCacheBytes = new("kv-cache-bytes", "auto", "Memory for the cache of sequence state, e.g. 4GiB.");
     public static readonly Setting SequencesMax = new("sequences-max", "32", "Most requests running at a time.");
     public static readonly Setting StepTokensMax = new("step-tokens-max", "256", "Most tokens of one step, over all its requests.");
+    public static readonly Setting PrefixesMax = new(
+        "prefixes-max", "auto", "Most prompts and answers whose state is kept for requests that begin alike; 0 keeps none. auto: up to 64, in an eighth of the cache.");
     public static readonly Setting QueueMax = new("queue-max", "256", "Most requests waiting; further ones are refused at once.");
     public static readonly Setting DefaultMaxTokens =
         new("default-max-tokens", "auto", "What an unset max_tokens becomes. auto: what generation_config.json says, else 4096.");
@@ -35,7 +37,8 @@ internal static class Settings
 
     /// <summary>What every verb that loads a model takes.</summary>
     public static readonly IReadOnlyList<Setting> OfModel =
-        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, QueueMax, DefaultMaxTokens, DefaultThinking];
+        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, PrefixesMax, QueueMax, DefaultMaxTokens,
+            DefaultThinking];
 
     /// <summary>What a verb takes that loads a model for one user.</summary>
     public static readonly IReadOnlyList<Setting> OfLocalModel = [Model, Backend, Threads, ContextMax, KvCacheBytes];

@@ -50,7 +50,10 @@ public sealed class ConversationJsonTests
     {
         var defaults = new ChatRenderOptions
         {
-            ThinkingMode = ThinkingMode.Chat, DropThinking = false, ReasoningEffort = ReasoningEffort.Max, BeginOfSequence = false,
+            ThinkingMode = ThinkingMode.Chat,
+            DropThinking = false,
+            ReasoningEffort = ReasoningEffort.Max,
+            BeginOfSequence = false,
         };
         Assert.Equal(defaults, ConversationJson.Read("""{"messages":[]}""", defaults).Options);
         Assert.Equal(defaults, ConversationJson.Read("[]", defaults).Options);
@@ -58,7 +61,10 @@ public sealed class ConversationJsonTests
         Assert.Equal(
             new ChatRenderOptions
             {
-                ThinkingMode = ThinkingMode.Thinking, DropThinking = true, ReasoningEffort = ReasoningEffort.High, BeginOfSequence = false,
+                ThinkingMode = ThinkingMode.Thinking,
+                DropThinking = true,
+                ReasoningEffort = ReasoningEffort.High,
+                BeginOfSequence = false,
             },
             ConversationJson.Read(
                 """{"messages":[],"thinking_mode":"thinking","drop_thinking":true,"reasoning_effort":"high"}""", defaults).Options);

@@ -63,7 +63,10 @@ public sealed class ScheduleInvarianceTests
     {
         var options = new EngineOptions
         {
-            SequencesMax = sequences, StepTokensMax = stepTokens, KvCapacityTokens = cachedTokens is null ? kvTokens : 65536, ContextMax = 1024,
+            SequencesMax = sequences,
+            StepTokensMax = stepTokens,
+            KvCapacityTokens = cachedTokens is null ? kvTokens : 65536,
+            ContextMax = 1024,
             PrefixesMax = cachedTokens is null ? 0 : 1000,
         };
         await using var engine = new InferenceEngine(

@@ -34,7 +34,11 @@ public sealed class PrefixCacheTests
             {
                 var request = new GenerationRequest
                 {
-                    RequestId = "r", PromptTokenIds = p.Prompt, OutputTokensMax = Output, Sampling = SamplingParams.Greedy, Tenant = p.Tenant,
+                    RequestId = "r",
+                    PromptTokenIds = p.Prompt,
+                    OutputTokensMax = Output,
+                    Sampling = SamplingParams.Greedy,
+                    Tenant = p.Tenant,
                 };
                 return new StreamRecord(Engine.Submit(request), request);
             }).ToArray();

@@ -68,8 +68,12 @@ internal static class Cli
     {
         var start = new ProcessStartInfo(Program, arguments)
         {
-            RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true,
-            StandardInputEncoding = new UTF8Encoding(false), StandardOutputEncoding = Encoding.UTF8, StandardErrorEncoding = Encoding.UTF8,
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            StandardInputEncoding = new UTF8Encoding(false),
+            StandardOutputEncoding = Encoding.UTF8,
+            StandardErrorEncoding = Encoding.UTF8,
         };
         foreach (string name in start.Environment.Keys.Where(k => k.StartsWith("INFERENCE_", StringComparison.Ordinal)).ToList())
             start.Environment.Remove(name);
