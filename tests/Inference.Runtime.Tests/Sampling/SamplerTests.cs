@@ -196,6 +196,20 @@ public sealed class SamplerTests
     }
 
     [Fact]
+    public void A_top_p_that_rounding_hides_keeps_everything()
+    {
+        foreach (int vocab in (int[])[2, 300, 5000, 70_000])
+            foreach (float temperature in (float[])[0.3f, 3, 1e6f])
+                for (int seed = 0; seed < 20; seed++)
+                {
+                    var logits = Normal(new(seed), vocab, 3);
+                    var p = Plain with { Temperature = temperature, TopP = MathF.BitDecrement(1), Seed = (ulong)seed };
+                    Assert.InRange(Next(logits, p), 0, vocab - 1);
+                    Assert.InRange(Next(logits, p with { TopK = vocab - 1 }), 0, vocab - 1);
+                }
+    }
+
+    [Fact]
     public void The_caller_s_logits_are_left_alone()
     {
         var logits = Normal(new(1), 300, 2);
