@@ -23,13 +23,27 @@ public sealed class ForeignClientTests
     public async Task Grpc_js_finds_everything_right()
     {
         Assert.SkipUnless(ChildProcess.Exists("node", "--version"), "node is not installed");
+        await RunAsync("node", Path.Combine(await InstallGrpcJsAsync(), "client.js"));
+    }
+
+    private static readonly SemaphoreSlim Installing = new(1);
+
+    /// <summary>Installs the npm packages if they are not there; returns the client's folder.</summary>
+    internal static async Task<string> InstallGrpcJsAsync()
+    {
         string folder = RepositoryPaths.Combine("tests", "clients", "grpc-js");
-        if (!Directory.Exists(Path.Combine(folder, "node_modules")))
+        await Installing.WaitAsync();
+        try
         {
+            if (Directory.Exists(Path.Combine(folder, "node_modules"))) return folder;
             var (exit, output) = await ChildProcess.RunAsync("npm", ["ci"], folder, TimeSpan.FromMinutes(3));
             Assert.True(exit == 0, "npm ci: " + output);
+            return folder;
         }
-        await RunAsync("node", Path.Combine(folder, "client.js"));
+        finally
+        {
+            Installing.Release();
+        }
     }
 
     [Fact]
