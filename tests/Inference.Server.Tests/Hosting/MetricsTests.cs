@@ -5,7 +5,12 @@ using Xunit;
 
 namespace Inference.Server.Tests.Hosting;
 
+/// <summary>Meters are found by name in the whole process: a server of another test would be counted too.</summary>
+[CollectionDefinition(nameof(AloneInTheProcess), DisableParallelization = true)]
+public sealed class AloneInTheProcess;
+
 /// <summary>The page that dashboards and alerts are written against: its names, its kinds, and that its numbers move.</summary>
+[Collection(nameof(AloneInTheProcess))]
 public sealed class MetricsTests
 {
     [Fact]
