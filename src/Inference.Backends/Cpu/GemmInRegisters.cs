@@ -2,9 +2,12 @@
 // Decoding again for every four tokens costs less than storing a panel and loading it, where a processor has units to spare beside its FMAs
 // (measured on Zen 4: benchmarks/LOG.md).
 //
-// Order of the sum: that of MatVec. A piece of K (PieceChains) of a group of tokens stays in the first-level cache while the rows of a block pass by;
-// between pieces the sums wait in memory, sixteen lanes each. Only where a vector is one register, and for weights whose columns are whole chains
-// and whose FP4 scales are plain exponents (Covers); Gemm's panels do the others, with the same bits.
+// Order of the sum: that of MatVec. A piece of K (PieceVectors) of a group of tokens stays in the first-level cache while the rows of a block pass by;
+// between pieces the sums wait in memory, sixteen lanes each. Only where a vector is one register, and for weights whose columns are whole vectors
+// (whole chains, if quantised) and whose FP4 scales are plain exponents (Covers); Gemm's panels do the others, with the same bits.
+//
+// The six kernels differ in the format and in the shape of the block; each runs over all rows of a block for one piece and one group of tokens, and calls
+// nothing on its way. A row behind the end repeats the last one, a token that is not there the first; what they give is dropped.
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
@@ -13,85 +16,114 @@ namespace Inference.Backends.Cpu;
 
 internal static unsafe class GemmInRegisters
 {
-    private const int PieceChains = 8; // 1024 columns: four tokens take 16 KB
+    private const int PieceVectors = 64; // 1024 columns: four tokens take 16 KB
+
+    private const int SumsPerGroup = 4 * (Gemm.Block + 3);
 
     /// <summary>Floats of scratch for a block of rows.</summary>
-    public static long ScratchFloats(int tokens) => (tokens + 3L) / 4 * 4 * (Gemm.Block + 3) * 16;
+    public static long ScratchFloats(int tokens) => (tokens + 3L) / 4 * SumsPerGroup * 16;
 
     /// <summary>Whether this kernel does these rows.</summary>
     public static bool Covers(in WeightView w, int start, int end)
     {
-        if (!Vector512.IsHardwareAccelerated || w.Columns % 128 != 0) return false;
+        if (!Vector512.IsHardwareAccelerated) return false;
         return w.Format switch
         {
-            WeightFormat.F32 or WeightFormat.BF16 or WeightFormat.F16 or WeightFormat.Fp8 => true,
-            WeightFormat.Fp4 => w.TileRows == 1 && !WeightDecoders.AnySpecialScale(w.RowScaleCodes(start), (end - start) * w.ScaleStride),
+            WeightFormat.F32 or WeightFormat.BF16 or WeightFormat.F16 => w.Columns % 16 == 0,
+            WeightFormat.Fp8 => w.Columns % 128 == 0,
+            WeightFormat.Fp4 => w.Columns % 128 == 0 && w.TileRows == 1
+                && !WeightDecoders.AnySpecialScale(w.RowScaleCodes(start), (end - start) * w.ScaleStride),
             _ => false,
         };
     }
 
     /// <summary>At most <see cref="Gemm.Block"/> rows of every y[t].</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Rows(in WeightView w, int start, int end, in PackedBatch x, float** y, float* scratch)
     {
-        var chains = w.Columns / 128;
-        for (var chain = 0; chain < chains; chain += PieceChains)
+        var vectors = w.Vectors;
+        for (var v = 0; v < vectors; v += PieceVectors)
         {
-            var piece = Math.Min(PieceChains, chains - chain);
+            var piece = Math.Min(PieceVectors, vectors - v);
             for (var group = 0; group * PackedBatch.GroupTokens < x.Tokens; group++)
             {
                 var width = x.WidthOf(group);
-                var activations = x.Group(group) + (long)chain * 128 * width;
-                var sums = scratch + (long)group * 4 * (Gemm.Block + 3) * 16;
-                if (chain == 0) new Span<float>(sums, 4 * (Gemm.Block + 3) * 16).Clear();
                 // The first group to meet a piece of the weights fetches what follows it: the next piece, or the next block of rows.
-                var ahead = group > 0 ? 0 : chain + piece < chains ? w.BytesOf(piece * 8) : Gemm.Block * w.RowBytes - w.BytesOf(chain * 8);
-                var step = width <= 2 ? 4 : 2;
-                for (var n = start; n < end; n += step)
-                    Multiply(w, n, end, chain, piece, activations, width, sums + (n - start) * (8 / step) * 16, (nint)ahead);
+                var ahead = group > 0 ? 0 : v + piece < vectors ? w.BytesOf(piece) : Gemm.Block * w.RowBytes - w.BytesOf(v);
+                Multiply(w, start, end, v, piece, x.Group(group) + (long)v * 16 * width, width, scratch + (long)group * SumsPerGroup * 16, (nint)ahead);
             }
         }
-        for (var t = 0; t < x.Tokens; t++)
+        for (var group = 0; group * PackedBatch.GroupTokens < x.Tokens; group++)
+            Finish(scratch + (long)group * SumsPerGroup * 16, start, end, x.WidthOf(group), y + group * PackedBatch.GroupTokens);
+    }
+
+    /// <summary>Joins the lanes of a group's sums, [row][two or four tokens][16], and stores the results.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Finish(float* sums, int start, int end, int width, float** y)
+    {
+        if (width > 2)
         {
-            int group = t / PackedBatch.GroupTokens, place = t % PackedBatch.GroupTokens, lines = x.WidthOf(group) <= 2 ? 2 : 4;
-            var sums = scratch + ((long)group * 4 * (Gemm.Block + 3) + place) * 16;
-            for (var n = start; n < end; n++, sums += lines * 16)
-                y[t][n] = Lanes.Sum(Vector512.Load(sums));
+            float* y0 = y[0], y1 = y[1], y2 = y[2], y3 = y[width - 1];
+            for (var n = start; n < end; n++, sums += 64)
+            {
+                var four = Lanes.Sum4(Vector512.Load(sums), Vector512.Load(sums + 16), Vector512.Load(sums + 32), Vector512.Load(sums + 48));
+                y0[n] = four[0];
+                y1[n] = four[1];
+                y2[n] = four[2];
+                if (width == 4) y3[n] = four[3];
+            }
+            return;
+        }
+        for (var n = start; n < end; n++, sums += 32)
+        {
+            y[0][n] = Lanes.Sum(Vector512.Load(sums));
+            if (width == 2) y[1][n] = Lanes.Sum(Vector512.Load(sums + 16));
         }
     }
 
-    /// <summary>Some rows from <paramref name="n"/> on (those behind the end repeat the last) times a group of tokens (a missing one repeats the first).</summary>
-    private static void Multiply(in WeightView w, int n, int end, int chain, int piece, float* x, int width, float* sums, nint ahead)
+    /// <summary>A block of rows times one piece of a group of tokens; the first piece starts the sums.</summary>
+    private static void Multiply(in WeightView w, int start, int end, int vector, int piece, float* x, int width, float* sums, nint ahead)
     {
-        int n1 = Math.Min(n + 1, end - 1), stride = width * 16;
-        byte* w0 = w.Vector(n, chain * 8), w1 = w.Vector(n1, chain * 8);
+        var place = new Place(w.Vector(start, vector), w.RowBytes, end - start, piece, vector == 0, ahead);
+        var stride = width * 16;
         if (width > 2)
         {
             var last = width == 4 ? 48 : 0;
             switch (w.Format)
             {
-                case WeightFormat.F32: NaturalTwoByFour<F32Format>(w0, w1, x, stride, last, piece, sums, ahead); break;
-                case WeightFormat.BF16: NaturalTwoByFour<BF16Format>(w0, w1, x, stride, last, piece, sums, ahead); break;
-                case WeightFormat.F16: NaturalTwoByFour<F16Format>(w0, w1, x, stride, last, piece, sums, ahead); break;
-                case WeightFormat.Fp8: Fp8TwoByFour(w0, w1, w.RowScales(n) + chain, w.RowScales(n1) + chain, x, stride, last, piece, sums, ahead); break;
-                default: Fp4TwoByFour(w0, w1, w.RowScaleCodes(n) + chain * 4, w.RowScaleCodes(n1) + chain * 4, x, stride, last, piece, sums, ahead); break;
+                case WeightFormat.F32: NaturalTwoByFour<F32Format>(place, x, stride, last, sums); break;
+                case WeightFormat.BF16: NaturalTwoByFour<BF16Format>(place, x, stride, last, sums); break;
+                case WeightFormat.F16: NaturalTwoByFour<F16Format>(place, x, stride, last, sums); break;
+                case WeightFormat.Fp8: Fp8TwoByFour(place, w, start, vector / 8, x, stride, last, sums); break;
+                default: Fp4TwoByFour(place, w.RowScaleCodes(start) + vector / 2, w.ScaleStride, x, stride, last, sums); break;
             }
             return;
         }
-        int n2 = Math.Min(n + 2, end - 1), n3 = Math.Min(n + 3, end - 1), second = width == 2 ? 16 : 0;
-        byte* w2 = w.Vector(n2, chain * 8), w3 = w.Vector(n3, chain * 8);
+        var second = width == 2 ? 16 : 0;
         switch (w.Format)
         {
-            case WeightFormat.F32: NaturalFourByTwo<F32Format>(w0, w1, w2, w3, x, stride, second, piece, sums, ahead); break;
-            case WeightFormat.BF16: NaturalFourByTwo<BF16Format>(w0, w1, w2, w3, x, stride, second, piece, sums, ahead); break;
-            case WeightFormat.F16: NaturalFourByTwo<F16Format>(w0, w1, w2, w3, x, stride, second, piece, sums, ahead); break;
-            case WeightFormat.Fp8:
-                Fp8FourByTwo(w0, w1, w2, w3, w.RowScales(n) + chain, w.RowScales(n1) + chain, w.RowScales(n2) + chain, w.RowScales(n3) + chain, x, stride, second, piece, sums, ahead);
-                break;
-            default:
-                Fp4FourByTwo(w0, w1, w2, w3, w.RowScaleCodes(n) + chain * 4, w.RowScaleCodes(n1) + chain * 4, w.RowScaleCodes(n2) + chain * 4, w.RowScaleCodes(n3) + chain * 4, x, stride, second, piece, sums, ahead);
-                break;
+            case WeightFormat.F32: NaturalFourByTwo<F32Format>(place, x, stride, second, sums); break;
+            case WeightFormat.BF16: NaturalFourByTwo<BF16Format>(place, x, stride, second, sums); break;
+            case WeightFormat.F16: NaturalFourByTwo<F16Format>(place, x, stride, second, sums); break;
+            case WeightFormat.Fp8: Fp8FourByTwo(place, w, start, vector / 8, x, stride, second, sums); break;
+            default: Fp4FourByTwo(place, w.RowScaleCodes(start) + vector / 2, w.ScaleStride, x, stride, second, sums); break;
         }
+    }
+
+    /// <summary>A piece of K of a block of rows.</summary>
+    /// <param name="data">First row.</param>
+    /// <param name="vectors">Vectors of the piece.</param>
+    /// <param name="first">Whether it is the first piece: there are no sums yet.</param>
+    /// <param name="ahead">Where to fetch, in bytes from what is multiplied; 0 for nowhere.</param>
+    private readonly struct Place(byte* data, long rowBytes, int rows, int vectors, bool first, nint ahead)
+    {
+        public readonly byte* Data = data;
+        public readonly long RowBytes = rowBytes;
+        public readonly int Rows = rows, Vectors = vectors;
+        public readonly bool First = first;
+        public readonly nint Ahead = ahead;
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public byte* Row(int r) => Data + Math.Min(r, Rows - 1) * RowBytes;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -102,6 +134,9 @@ internal static unsafe class GemmInRegisters
     {
         if (Sse.IsSupported) Sse.Prefetch1(address);
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Start(float* sums, bool first) => first ? Vector512<float>.Zero : Vector512.Load(sums);
 
     /// <summary>A vector of two rows meets four tokens.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -143,288 +178,328 @@ internal static unsafe class GemmInRegisters
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void NaturalTwoByFour<TFormat>(byte* w0, byte* w1, float* x, int stride, int last, int chains, float* sums, nint ahead) where TFormat : struct, INaturalFormat
+    private static void NaturalTwoByFour<TFormat>(in Place place, float* x, int stride, int last, float* sums) where TFormat : struct, INaturalFormat
     {
         var size = TFormat.BytesPerElement;
-        Vector512<float> s0 = Vector512.Load(sums + 0), s1 = Vector512.Load(sums + 16), s2 = Vector512.Load(sums + 32), s3 = Vector512.Load(sums + 48);
-        Vector512<float> s4 = Vector512.Load(sums + 64), s5 = Vector512.Load(sums + 80), s6 = Vector512.Load(sums + 96), s7 = Vector512.Load(sums + 112);
-        for (var chain = 0; chain < chains; chain++)
+        var ahead = place.Ahead;
+        for (var r = 0; r < place.Rows; r += 2, sums += 8 * 16)
         {
-            for (var line = 0; ahead != 0 && line < 128 * size; line += 64)
+            byte* w0 = place.Row(r), w1 = place.Row(r + 1);
+            Vector512<float> s0 = Start(sums, place.First), s1 = Start(sums + 16, place.First), s2 = Start(sums + 32, place.First), s3 = Start(sums + 48, place.First);
+            Vector512<float> s4 = Start(sums + 64, place.First), s5 = Start(sums + 80, place.First), s6 = Start(sums + 96, place.First), s7 = Start(sums + 112, place.First);
+            var a = x;
+            for (var v = place.Vectors; v > 0; v -= 8)
             {
-                Prefetch(w0 + ahead + line);
-                Prefetch(w1 + ahead + line);
+                var count = Math.Min(v, 8);
+                for (var line = 0; ahead != 0 && line < 16 * size * count; line += 64)
+                {
+                    Prefetch(w0 + ahead + line);
+                    Prefetch(w1 + ahead + line);
+                }
+                Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+                for (var j = count; j > 0; j--, a += stride)
+                {
+                    Step(TFormat.Load(w0), TFormat.Load(w1), a, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                    w0 += 16 * size;
+                    w1 += 16 * size;
+                }
+                s0 += a0;
+                s1 += a1;
+                s2 += a2;
+                s3 += a3;
+                s4 += b0;
+                s5 += b1;
+                s6 += b2;
+                s7 += b3;
             }
-            Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-            for (var j = 0; j < 8; j++, x += stride)
-            {
-                Step(TFormat.Load(w0), TFormat.Load(w1), x, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-                w0 += 16 * size;
-                w1 += 16 * size;
-            }
-            s0 += a0;
-            s1 += a1;
-            s2 += a2;
-            s3 += a3;
-            s4 += b0;
-            s5 += b1;
-            s6 += b2;
-            s7 += b3;
+            s0.Store(sums);
+            s1.Store(sums + 16);
+            s2.Store(sums + 32);
+            s3.Store(sums + 48);
+            s4.Store(sums + 64);
+            s5.Store(sums + 80);
+            s6.Store(sums + 96);
+            s7.Store(sums + 112);
         }
-        s0.Store(sums + 0);
-        s1.Store(sums + 16);
-        s2.Store(sums + 32);
-        s3.Store(sums + 48);
-        s4.Store(sums + 64);
-        s5.Store(sums + 80);
-        s6.Store(sums + 96);
-        s7.Store(sums + 112);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Fp8TwoByFour(byte* w0, byte* w1, float* f0, float* f1, float* x, int stride, int last, int chains, float* sums, nint ahead)
+    private static void Fp8TwoByFour(in Place place, in WeightView weight, int start, int chain, float* x, int stride, int last, float* sums)
     {
         var tables = new WeightDecoders.Fp8Tables();
-        Vector512<float> s0 = Vector512.Load(sums + 0), s1 = Vector512.Load(sums + 16), s2 = Vector512.Load(sums + 32), s3 = Vector512.Load(sums + 48);
-        Vector512<float> s4 = Vector512.Load(sums + 64), s5 = Vector512.Load(sums + 80), s6 = Vector512.Load(sums + 96), s7 = Vector512.Load(sums + 112);
-        for (var chain = 0; chain < chains; chain++)
+        var ahead = place.Ahead;
+        for (var r = 0; r < place.Rows; r += 2, sums += 8 * 16)
         {
-            if (ahead != 0)
+            byte* w0 = place.Row(r), w1 = place.Row(r + 1);
+            float* f0 = weight.RowScales(start + r) + chain, f1 = weight.RowScales(start + Math.Min(r + 1, place.Rows - 1)) + chain;
+            Vector512<float> s0 = Start(sums, place.First), s1 = Start(sums + 16, place.First), s2 = Start(sums + 32, place.First), s3 = Start(sums + 48, place.First);
+            Vector512<float> s4 = Start(sums + 64, place.First), s5 = Start(sums + 80, place.First), s6 = Start(sums + 96, place.First), s7 = Start(sums + 112, place.First);
+            var a = x;
+            for (var v = place.Vectors; v > 0; v -= 8)
             {
-                Prefetch(w0 + ahead);
-                Prefetch(w0 + ahead + 64);
-                Prefetch(w1 + ahead);
-                Prefetch(w1 + ahead + 64);
+                if (ahead != 0)
+                {
+                    Prefetch(w0 + ahead);
+                    Prefetch(w0 + ahead + 64);
+                    Prefetch(w1 + ahead);
+                    Prefetch(w1 + ahead + 64);
+                }
+                Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+                for (var half = 0; half < 2; half++, a += 4 * stride)
+                {
+                    WeightDecoders.Fp8(w0, tables, out var u0, out var u1, out var u2, out var u3);
+                    WeightDecoders.Fp8(w1, tables, out var v0, out var v1, out var v2, out var v3);
+                    Step(u0, v0, a, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                    Step(u1, v1, a + stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                    Step(u2, v2, a + 2 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                    Step(u3, v3, a + 3 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                    w0 += 64;
+                    w1 += 64;
+                }
+                Vector512<float> scale0 = Vector512.Create(*f0++), scale1 = Vector512.Create(*f1++);
+                s0 = Fma(a0, scale0, s0);
+                s1 = Fma(a1, scale0, s1);
+                s2 = Fma(a2, scale0, s2);
+                s3 = Fma(a3, scale0, s3);
+                s4 = Fma(b0, scale1, s4);
+                s5 = Fma(b1, scale1, s5);
+                s6 = Fma(b2, scale1, s6);
+                s7 = Fma(b3, scale1, s7);
             }
-            Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-            for (var half = 0; half < 2; half++, x += 4 * stride)
-            {
-                WeightDecoders.Fp8(w0, tables, out var u0, out var u1, out var u2, out var u3);
-                WeightDecoders.Fp8(w1, tables, out var v0, out var v1, out var v2, out var v3);
-                Step(u0, v0, x, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-                Step(u1, v1, x + stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-                Step(u2, v2, x + 2 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-                Step(u3, v3, x + 3 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-                w0 += 64;
-                w1 += 64;
-            }
-            Vector512<float> scale0 = Vector512.Create(f0[chain]), scale1 = Vector512.Create(f1[chain]);
-            s0 = Fma(a0, scale0, s0);
-            s1 = Fma(a1, scale0, s1);
-            s2 = Fma(a2, scale0, s2);
-            s3 = Fma(a3, scale0, s3);
-            s4 = Fma(b0, scale1, s4);
-            s5 = Fma(b1, scale1, s5);
-            s6 = Fma(b2, scale1, s6);
-            s7 = Fma(b3, scale1, s7);
+            s0.Store(sums);
+            s1.Store(sums + 16);
+            s2.Store(sums + 32);
+            s3.Store(sums + 48);
+            s4.Store(sums + 64);
+            s5.Store(sums + 80);
+            s6.Store(sums + 96);
+            s7.Store(sums + 112);
         }
-        s0.Store(sums + 0);
-        s1.Store(sums + 16);
-        s2.Store(sums + 32);
-        s3.Store(sums + 48);
-        s4.Store(sums + 64);
-        s5.Store(sums + 80);
-        s6.Store(sums + 96);
-        s7.Store(sums + 112);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Fp4TwoByFour(byte* w0, byte* w1, byte* c0, byte* c1, float* x, int stride, int last, int chains, float* sums, nint ahead)
+    private static void Fp4TwoByFour(in Place place, byte* codes, int codeStride, float* x, int stride, int last, float* sums)
     {
         var table = WeightDecoders.Fp4Table;
-        Vector512<float> s0 = Vector512.Load(sums + 0), s1 = Vector512.Load(sums + 16), s2 = Vector512.Load(sums + 32), s3 = Vector512.Load(sums + 48);
-        Vector512<float> s4 = Vector512.Load(sums + 64), s5 = Vector512.Load(sums + 80), s6 = Vector512.Load(sums + 96), s7 = Vector512.Load(sums + 112);
-        for (var chain = 0; chain < chains; chain++)
+        var ahead = place.Ahead;
+        for (var r = 0; r < place.Rows; r += 2, sums += 8 * 16)
         {
-            if (ahead != 0)
+            byte* w0 = place.Row(r), w1 = place.Row(r + 1);
+            byte* g0 = codes + r * (long)codeStride, g1 = codes + Math.Min(r + 1, place.Rows - 1) * (long)codeStride;
+            Vector512<float> s0 = Start(sums, place.First), s1 = Start(sums + 16, place.First), s2 = Start(sums + 32, place.First), s3 = Start(sums + 48, place.First);
+            Vector512<float> s4 = Start(sums + 64, place.First), s5 = Start(sums + 80, place.First), s6 = Start(sums + 96, place.First), s7 = Start(sums + 112, place.First);
+            var a = x;
+            for (var v = place.Vectors; v > 0; v -= 8, a += 8 * stride)
             {
-                Prefetch(w0 + ahead);
-                Prefetch(w1 + ahead);
+                if (ahead != 0)
+                {
+                    Prefetch(w0 + ahead);
+                    Prefetch(w1 + ahead);
+                }
+                Vector512<uint> e0 = Vector512.Load((uint*)w0), e1 = Vector512.Load((uint*)w1);
+                Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+                Step(WeightDecoders.Fp4(table, e0), WeightDecoders.Fp4(table, e1), a, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                Step(WeightDecoders.Fp4(table, e0 >>> 4), WeightDecoders.Fp4(table, e1 >>> 4), a + stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                Step(WeightDecoders.Fp4(table, e0 >>> 8), WeightDecoders.Fp4(table, e1 >>> 8), a + 2 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                Step(WeightDecoders.Fp4(table, e0 >>> 12), WeightDecoders.Fp4(table, e1 >>> 12), a + 3 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                Step(WeightDecoders.Fp4(table, e0 >>> 16), WeightDecoders.Fp4(table, e1 >>> 16), a + 4 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                Step(WeightDecoders.Fp4(table, e0 >>> 20), WeightDecoders.Fp4(table, e1 >>> 20), a + 5 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                Step(WeightDecoders.Fp4(table, e0 >>> 24), WeightDecoders.Fp4(table, e1 >>> 24), a + 6 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                Step(WeightDecoders.Fp4(table, e0 >>> 28), WeightDecoders.Fp4(table, e1 >>> 28), a + 7 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
+                Vector512<float> scale0 = WeightDecoders.Fp4Scales(g0), scale1 = WeightDecoders.Fp4Scales(g1);
+                s0 = Fma(a0, scale0, s0);
+                s1 = Fma(a1, scale0, s1);
+                s2 = Fma(a2, scale0, s2);
+                s3 = Fma(a3, scale0, s3);
+                s4 = Fma(b0, scale1, s4);
+                s5 = Fma(b1, scale1, s5);
+                s6 = Fma(b2, scale1, s6);
+                s7 = Fma(b3, scale1, s7);
+                w0 += 64;
+                w1 += 64;
+                g0 += 4;
+                g1 += 4;
             }
-            Vector512<uint> e0 = Vector512.Load((uint*)w0), e1 = Vector512.Load((uint*)w1);
-            Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-            Step(WeightDecoders.Fp4(table, e0), WeightDecoders.Fp4(table, e1), x, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-            Step(WeightDecoders.Fp4(table, e0 >>> 4), WeightDecoders.Fp4(table, e1 >>> 4), x + stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-            Step(WeightDecoders.Fp4(table, e0 >>> 8), WeightDecoders.Fp4(table, e1 >>> 8), x + 2 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-            Step(WeightDecoders.Fp4(table, e0 >>> 12), WeightDecoders.Fp4(table, e1 >>> 12), x + 3 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-            Step(WeightDecoders.Fp4(table, e0 >>> 16), WeightDecoders.Fp4(table, e1 >>> 16), x + 4 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-            Step(WeightDecoders.Fp4(table, e0 >>> 20), WeightDecoders.Fp4(table, e1 >>> 20), x + 5 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-            Step(WeightDecoders.Fp4(table, e0 >>> 24), WeightDecoders.Fp4(table, e1 >>> 24), x + 6 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-            Step(WeightDecoders.Fp4(table, e0 >>> 28), WeightDecoders.Fp4(table, e1 >>> 28), x + 7 * stride, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
-            Vector512<float> scale0 = WeightDecoders.Fp4Scales(c0), scale1 = WeightDecoders.Fp4Scales(c1);
-            s0 = Fma(a0, scale0, s0);
-            s1 = Fma(a1, scale0, s1);
-            s2 = Fma(a2, scale0, s2);
-            s3 = Fma(a3, scale0, s3);
-            s4 = Fma(b0, scale1, s4);
-            s5 = Fma(b1, scale1, s5);
-            s6 = Fma(b2, scale1, s6);
-            s7 = Fma(b3, scale1, s7);
-            w0 += 64;
-            w1 += 64;
-            c0 += 4;
-            c1 += 4;
-            x += 8 * stride;
+            s0.Store(sums);
+            s1.Store(sums + 16);
+            s2.Store(sums + 32);
+            s3.Store(sums + 48);
+            s4.Store(sums + 64);
+            s5.Store(sums + 80);
+            s6.Store(sums + 96);
+            s7.Store(sums + 112);
         }
-        s0.Store(sums + 0);
-        s1.Store(sums + 16);
-        s2.Store(sums + 32);
-        s3.Store(sums + 48);
-        s4.Store(sums + 64);
-        s5.Store(sums + 80);
-        s6.Store(sums + 96);
-        s7.Store(sums + 112);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void NaturalFourByTwo<TFormat>(byte* w0, byte* w1, byte* w2, byte* w3, float* x, int stride, int second, int chains, float* sums, nint ahead) where TFormat : struct, INaturalFormat
+    private static void NaturalFourByTwo<TFormat>(in Place place, float* x, int stride, int second, float* sums) where TFormat : struct, INaturalFormat
     {
         var size = TFormat.BytesPerElement;
-        Vector512<float> s0 = Vector512.Load(sums + 0), s1 = Vector512.Load(sums + 16), s2 = Vector512.Load(sums + 32), s3 = Vector512.Load(sums + 48);
-        Vector512<float> s4 = Vector512.Load(sums + 64), s5 = Vector512.Load(sums + 80), s6 = Vector512.Load(sums + 96), s7 = Vector512.Load(sums + 112);
-        for (var chain = 0; chain < chains; chain++)
+        var ahead = place.Ahead;
+        for (var r = 0; r < place.Rows; r += 4, sums += 8 * 16)
         {
-            for (var line = 0; ahead != 0 && line < 128 * size; line += 64)
+            byte* w0 = place.Row(r), w1 = place.Row(r + 1), w2 = place.Row(r + 2), w3 = place.Row(r + 3);
+            Vector512<float> s0 = Start(sums, place.First), s1 = Start(sums + 16, place.First), s2 = Start(sums + 32, place.First), s3 = Start(sums + 48, place.First);
+            Vector512<float> s4 = Start(sums + 64, place.First), s5 = Start(sums + 80, place.First), s6 = Start(sums + 96, place.First), s7 = Start(sums + 112, place.First);
+            var a = x;
+            for (var v = place.Vectors; v > 0; v -= 8)
             {
-                Prefetch(w0 + ahead + line);
-                Prefetch(w1 + ahead + line);
-                Prefetch(w2 + ahead + line);
-                Prefetch(w3 + ahead + line);
+                var count = Math.Min(v, 8);
+                for (var line = 0; ahead != 0 && line < 16 * size * count; line += 64)
+                {
+                    Prefetch(w0 + ahead + line);
+                    Prefetch(w1 + ahead + line);
+                    Prefetch(w2 + ahead + line);
+                    Prefetch(w3 + ahead + line);
+                }
+                Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
+                for (var j = count; j > 0; j--, a += stride)
+                {
+                    Step4(TFormat.Load(w0), TFormat.Load(w1), TFormat.Load(w2), TFormat.Load(w3), a, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                    w0 += 16 * size;
+                    w1 += 16 * size;
+                    w2 += 16 * size;
+                    w3 += 16 * size;
+                }
+                s0 += a0;
+                s1 += a1;
+                s2 += b0;
+                s3 += b1;
+                s4 += c0;
+                s5 += c1;
+                s6 += d0;
+                s7 += d1;
             }
-            Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
-            for (var j = 0; j < 8; j++, x += stride)
-            {
-                Step4(TFormat.Load(w0), TFormat.Load(w1), TFormat.Load(w2), TFormat.Load(w3), x, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-                w0 += 16 * size;
-                w1 += 16 * size;
-                w2 += 16 * size;
-                w3 += 16 * size;
-            }
-            s0 += a0;
-            s1 += a1;
-            s2 += b0;
-            s3 += b1;
-            s4 += c0;
-            s5 += c1;
-            s6 += d0;
-            s7 += d1;
+            s0.Store(sums);
+            s1.Store(sums + 16);
+            s2.Store(sums + 32);
+            s3.Store(sums + 48);
+            s4.Store(sums + 64);
+            s5.Store(sums + 80);
+            s6.Store(sums + 96);
+            s7.Store(sums + 112);
         }
-        s0.Store(sums + 0);
-        s1.Store(sums + 16);
-        s2.Store(sums + 32);
-        s3.Store(sums + 48);
-        s4.Store(sums + 64);
-        s5.Store(sums + 80);
-        s6.Store(sums + 96);
-        s7.Store(sums + 112);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Fp8FourByTwo(byte* w0, byte* w1, byte* w2, byte* w3, float* f0, float* f1, float* f2, float* f3, float* x, int stride, int second, int chains, float* sums, nint ahead)
+    private static void Fp8FourByTwo(in Place place, in WeightView weight, int start, int chain, float* x, int stride, int second, float* sums)
     {
         var tables = new WeightDecoders.Fp8Tables();
-        Vector512<float> s0 = Vector512.Load(sums + 0), s1 = Vector512.Load(sums + 16), s2 = Vector512.Load(sums + 32), s3 = Vector512.Load(sums + 48);
-        Vector512<float> s4 = Vector512.Load(sums + 64), s5 = Vector512.Load(sums + 80), s6 = Vector512.Load(sums + 96), s7 = Vector512.Load(sums + 112);
-        for (var chain = 0; chain < chains; chain++)
+        var ahead = place.Ahead;
+        for (var r = 0; r < place.Rows; r += 4, sums += 8 * 16)
         {
-            if (ahead != 0)
+            byte* w0 = place.Row(r), w1 = place.Row(r + 1), w2 = place.Row(r + 2), w3 = place.Row(r + 3);
+            float* f0 = weight.RowScales(start + r) + chain, f1 = weight.RowScales(start + Math.Min(r + 1, place.Rows - 1)) + chain, f2 = weight.RowScales(start + Math.Min(r + 2, place.Rows - 1)) + chain, f3 = weight.RowScales(start + Math.Min(r + 3, place.Rows - 1)) + chain;
+            Vector512<float> s0 = Start(sums, place.First), s1 = Start(sums + 16, place.First), s2 = Start(sums + 32, place.First), s3 = Start(sums + 48, place.First);
+            Vector512<float> s4 = Start(sums + 64, place.First), s5 = Start(sums + 80, place.First), s6 = Start(sums + 96, place.First), s7 = Start(sums + 112, place.First);
+            var a = x;
+            for (var v = place.Vectors; v > 0; v -= 8)
             {
-                Prefetch(w0 + ahead);
-                Prefetch(w0 + ahead + 64);
-                Prefetch(w1 + ahead);
-                Prefetch(w1 + ahead + 64);
-                Prefetch(w2 + ahead);
-                Prefetch(w2 + ahead + 64);
-                Prefetch(w3 + ahead);
-                Prefetch(w3 + ahead + 64);
+                if (ahead != 0)
+                {
+                    Prefetch(w0 + ahead);
+                    Prefetch(w0 + ahead + 64);
+                    Prefetch(w1 + ahead);
+                    Prefetch(w1 + ahead + 64);
+                    Prefetch(w2 + ahead);
+                    Prefetch(w2 + ahead + 64);
+                    Prefetch(w3 + ahead);
+                    Prefetch(w3 + ahead + 64);
+                }
+                Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
+                for (var half = 0; half < 2; half++, a += 4 * stride)
+                {
+                    WeightDecoders.Fp8(w0, tables, out var u0, out var u1, out var u2, out var u3);
+                    WeightDecoders.Fp8(w1, tables, out var v0, out var v1, out var v2, out var v3);
+                    WeightDecoders.Fp8(w2, tables, out var y0, out var y1, out var y2, out var y3);
+                    WeightDecoders.Fp8(w3, tables, out var z0, out var z1, out var z2, out var z3);
+                    Step4(u0, v0, y0, z0, a, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                    Step4(u1, v1, y1, z1, a + stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                    Step4(u2, v2, y2, z2, a + 2 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                    Step4(u3, v3, y3, z3, a + 3 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                    w0 += 64;
+                    w1 += 64;
+                    w2 += 64;
+                    w3 += 64;
+                }
+                Vector512<float> scale0 = Vector512.Create(*f0++), scale1 = Vector512.Create(*f1++), scale2 = Vector512.Create(*f2++), scale3 = Vector512.Create(*f3++);
+                s0 = Fma(a0, scale0, s0);
+                s1 = Fma(a1, scale0, s1);
+                s2 = Fma(b0, scale1, s2);
+                s3 = Fma(b1, scale1, s3);
+                s4 = Fma(c0, scale2, s4);
+                s5 = Fma(c1, scale2, s5);
+                s6 = Fma(d0, scale3, s6);
+                s7 = Fma(d1, scale3, s7);
             }
-            Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
-            for (var half = 0; half < 2; half++, x += 4 * stride)
+            s0.Store(sums);
+            s1.Store(sums + 16);
+            s2.Store(sums + 32);
+            s3.Store(sums + 48);
+            s4.Store(sums + 64);
+            s5.Store(sums + 80);
+            s6.Store(sums + 96);
+            s7.Store(sums + 112);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Fp4FourByTwo(in Place place, byte* codes, int codeStride, float* x, int stride, int second, float* sums)
+    {
+        var table = WeightDecoders.Fp4Table;
+        var ahead = place.Ahead;
+        for (var r = 0; r < place.Rows; r += 4, sums += 8 * 16)
+        {
+            byte* w0 = place.Row(r), w1 = place.Row(r + 1), w2 = place.Row(r + 2), w3 = place.Row(r + 3);
+            byte* g0 = codes + r * (long)codeStride, g1 = codes + Math.Min(r + 1, place.Rows - 1) * (long)codeStride, g2 = codes + Math.Min(r + 2, place.Rows - 1) * (long)codeStride, g3 = codes + Math.Min(r + 3, place.Rows - 1) * (long)codeStride;
+            Vector512<float> s0 = Start(sums, place.First), s1 = Start(sums + 16, place.First), s2 = Start(sums + 32, place.First), s3 = Start(sums + 48, place.First);
+            Vector512<float> s4 = Start(sums + 64, place.First), s5 = Start(sums + 80, place.First), s6 = Start(sums + 96, place.First), s7 = Start(sums + 112, place.First);
+            var a = x;
+            for (var v = place.Vectors; v > 0; v -= 8, a += 8 * stride)
             {
-                WeightDecoders.Fp8(w0, tables, out var u0, out var u1, out var u2, out var u3);
-                WeightDecoders.Fp8(w1, tables, out var v0, out var v1, out var v2, out var v3);
-                WeightDecoders.Fp8(w2, tables, out var y0, out var y1, out var y2, out var y3);
-                WeightDecoders.Fp8(w3, tables, out var z0, out var z1, out var z2, out var z3);
-                Step4(u0, v0, y0, z0, x, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-                Step4(u1, v1, y1, z1, x + stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-                Step4(u2, v2, y2, z2, x + 2 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-                Step4(u3, v3, y3, z3, x + 3 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                if (ahead != 0)
+                {
+                    Prefetch(w0 + ahead);
+                    Prefetch(w1 + ahead);
+                    Prefetch(w2 + ahead);
+                    Prefetch(w3 + ahead);
+                }
+                Vector512<uint> e0 = Vector512.Load((uint*)w0), e1 = Vector512.Load((uint*)w1), e2 = Vector512.Load((uint*)w2), e3 = Vector512.Load((uint*)w3);
+                Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
+                Step4(WeightDecoders.Fp4(table, e0), WeightDecoders.Fp4(table, e1), WeightDecoders.Fp4(table, e2), WeightDecoders.Fp4(table, e3), a, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                Step4(WeightDecoders.Fp4(table, e0 >>> 4), WeightDecoders.Fp4(table, e1 >>> 4), WeightDecoders.Fp4(table, e2 >>> 4), WeightDecoders.Fp4(table, e3 >>> 4), a + stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                Step4(WeightDecoders.Fp4(table, e0 >>> 8), WeightDecoders.Fp4(table, e1 >>> 8), WeightDecoders.Fp4(table, e2 >>> 8), WeightDecoders.Fp4(table, e3 >>> 8), a + 2 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                Step4(WeightDecoders.Fp4(table, e0 >>> 12), WeightDecoders.Fp4(table, e1 >>> 12), WeightDecoders.Fp4(table, e2 >>> 12), WeightDecoders.Fp4(table, e3 >>> 12), a + 3 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                Step4(WeightDecoders.Fp4(table, e0 >>> 16), WeightDecoders.Fp4(table, e1 >>> 16), WeightDecoders.Fp4(table, e2 >>> 16), WeightDecoders.Fp4(table, e3 >>> 16), a + 4 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                Step4(WeightDecoders.Fp4(table, e0 >>> 20), WeightDecoders.Fp4(table, e1 >>> 20), WeightDecoders.Fp4(table, e2 >>> 20), WeightDecoders.Fp4(table, e3 >>> 20), a + 5 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                Step4(WeightDecoders.Fp4(table, e0 >>> 24), WeightDecoders.Fp4(table, e1 >>> 24), WeightDecoders.Fp4(table, e2 >>> 24), WeightDecoders.Fp4(table, e3 >>> 24), a + 6 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                Step4(WeightDecoders.Fp4(table, e0 >>> 28), WeightDecoders.Fp4(table, e1 >>> 28), WeightDecoders.Fp4(table, e2 >>> 28), WeightDecoders.Fp4(table, e3 >>> 28), a + 7 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
+                Vector512<float> scale0 = WeightDecoders.Fp4Scales(g0), scale1 = WeightDecoders.Fp4Scales(g1), scale2 = WeightDecoders.Fp4Scales(g2), scale3 = WeightDecoders.Fp4Scales(g3);
+                s0 = Fma(a0, scale0, s0);
+                s1 = Fma(a1, scale0, s1);
+                s2 = Fma(b0, scale1, s2);
+                s3 = Fma(b1, scale1, s3);
+                s4 = Fma(c0, scale2, s4);
+                s5 = Fma(c1, scale2, s5);
+                s6 = Fma(d0, scale3, s6);
+                s7 = Fma(d1, scale3, s7);
                 w0 += 64;
                 w1 += 64;
                 w2 += 64;
                 w3 += 64;
+                g0 += 4;
+                g1 += 4;
+                g2 += 4;
+                g3 += 4;
             }
-            Vector512<float> scale0 = Vector512.Create(f0[chain]), scale1 = Vector512.Create(f1[chain]), scale2 = Vector512.Create(f2[chain]), scale3 = Vector512.Create(f3[chain]);
-            s0 = Fma(a0, scale0, s0);
-            s1 = Fma(a1, scale0, s1);
-            s2 = Fma(b0, scale1, s2);
-            s3 = Fma(b1, scale1, s3);
-            s4 = Fma(c0, scale2, s4);
-            s5 = Fma(c1, scale2, s5);
-            s6 = Fma(d0, scale3, s6);
-            s7 = Fma(d1, scale3, s7);
+            s0.Store(sums);
+            s1.Store(sums + 16);
+            s2.Store(sums + 32);
+            s3.Store(sums + 48);
+            s4.Store(sums + 64);
+            s5.Store(sums + 80);
+            s6.Store(sums + 96);
+            s7.Store(sums + 112);
         }
-        s0.Store(sums + 0);
-        s1.Store(sums + 16);
-        s2.Store(sums + 32);
-        s3.Store(sums + 48);
-        s4.Store(sums + 64);
-        s5.Store(sums + 80);
-        s6.Store(sums + 96);
-        s7.Store(sums + 112);
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Fp4FourByTwo(byte* w0, byte* w1, byte* w2, byte* w3, byte* g0, byte* g1, byte* g2, byte* g3, float* x, int stride, int second, int chains, float* sums, nint ahead)
-    {
-        var table = WeightDecoders.Fp4Table;
-        Vector512<float> s0 = Vector512.Load(sums + 0), s1 = Vector512.Load(sums + 16), s2 = Vector512.Load(sums + 32), s3 = Vector512.Load(sums + 48);
-        Vector512<float> s4 = Vector512.Load(sums + 64), s5 = Vector512.Load(sums + 80), s6 = Vector512.Load(sums + 96), s7 = Vector512.Load(sums + 112);
-        for (var chain = 0; chain < chains; chain++)
-        {
-            if (ahead != 0)
-            {
-                Prefetch(w0 + ahead);
-                Prefetch(w1 + ahead);
-                Prefetch(w2 + ahead);
-                Prefetch(w3 + ahead);
-            }
-            Vector512<uint> e0 = Vector512.Load((uint*)w0), e1 = Vector512.Load((uint*)w1), e2 = Vector512.Load((uint*)w2), e3 = Vector512.Load((uint*)w3);
-            Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
-            Step4(WeightDecoders.Fp4(table, e0), WeightDecoders.Fp4(table, e1), WeightDecoders.Fp4(table, e2), WeightDecoders.Fp4(table, e3), x, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-            Step4(WeightDecoders.Fp4(table, e0 >>> 4), WeightDecoders.Fp4(table, e1 >>> 4), WeightDecoders.Fp4(table, e2 >>> 4), WeightDecoders.Fp4(table, e3 >>> 4), x + stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-            Step4(WeightDecoders.Fp4(table, e0 >>> 8), WeightDecoders.Fp4(table, e1 >>> 8), WeightDecoders.Fp4(table, e2 >>> 8), WeightDecoders.Fp4(table, e3 >>> 8), x + 2 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-            Step4(WeightDecoders.Fp4(table, e0 >>> 12), WeightDecoders.Fp4(table, e1 >>> 12), WeightDecoders.Fp4(table, e2 >>> 12), WeightDecoders.Fp4(table, e3 >>> 12), x + 3 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-            Step4(WeightDecoders.Fp4(table, e0 >>> 16), WeightDecoders.Fp4(table, e1 >>> 16), WeightDecoders.Fp4(table, e2 >>> 16), WeightDecoders.Fp4(table, e3 >>> 16), x + 4 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-            Step4(WeightDecoders.Fp4(table, e0 >>> 20), WeightDecoders.Fp4(table, e1 >>> 20), WeightDecoders.Fp4(table, e2 >>> 20), WeightDecoders.Fp4(table, e3 >>> 20), x + 5 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-            Step4(WeightDecoders.Fp4(table, e0 >>> 24), WeightDecoders.Fp4(table, e1 >>> 24), WeightDecoders.Fp4(table, e2 >>> 24), WeightDecoders.Fp4(table, e3 >>> 24), x + 6 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-            Step4(WeightDecoders.Fp4(table, e0 >>> 28), WeightDecoders.Fp4(table, e1 >>> 28), WeightDecoders.Fp4(table, e2 >>> 28), WeightDecoders.Fp4(table, e3 >>> 28), x + 7 * stride, second, ref a0, ref a1, ref b0, ref b1, ref c0, ref c1, ref d0, ref d1);
-            Vector512<float> scale0 = WeightDecoders.Fp4Scales(g0), scale1 = WeightDecoders.Fp4Scales(g1), scale2 = WeightDecoders.Fp4Scales(g2), scale3 = WeightDecoders.Fp4Scales(g3);
-            s0 = Fma(a0, scale0, s0);
-            s1 = Fma(a1, scale0, s1);
-            s2 = Fma(b0, scale1, s2);
-            s3 = Fma(b1, scale1, s3);
-            s4 = Fma(c0, scale2, s4);
-            s5 = Fma(c1, scale2, s5);
-            s6 = Fma(d0, scale3, s6);
-            s7 = Fma(d1, scale3, s7);
-            w0 += 64;
-            w1 += 64;
-            w2 += 64;
-            w3 += 64;
-            g0 += 4;
-            g1 += 4;
-            g2 += 4;
-            g3 += 4;
-            x += 8 * stride;
-        }
-        s0.Store(sums + 0);
-        s1.Store(sums + 16);
-        s2.Store(sums + 32);
-        s3.Store(sums + 48);
-        s4.Store(sums + 64);
-        s5.Store(sums + 80);
-        s6.Store(sums + 96);
-        s7.Store(sums + 112);
     }
 }

@@ -174,7 +174,8 @@ internal static unsafe class MatVec
         for (var n = start; n < end; n++)
         {
             var scales = w.RowScales(n);
-            Fp8Row(w.Row(n), scales, x, chains, ahead, sums);
+            if (Vector512.IsHardwareAccelerated) Fp8Row(w.Row(n), scales, x, chains, ahead, sums);
+            else for (var half = 0; half < 2; half++) Fp8HalfRow(w.Row(n) + half * 32, scales, x + half * 8, chains, ahead, (float*)sums + half * 8);
             if (rest != 0)
             {
                 CopyTail(w.Row(n) + chains * 128L, rest, tail, 128);
@@ -201,6 +202,29 @@ internal static unsafe class MatVec
             s = Fma(p, Vector512.Create(scales[chain]), s);
         }
         *sum = s;
+    }
+
+    /// <summary>Eight lanes of a row, for registers that hold no more; they meet the other eight at the end of the row.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Fp8HalfRow(byte* row, float* scales, float* x, int chains, in Ahead aheads, float* sums)
+    {
+        var s = Vector256<float>.Zero;
+        for (var chain = 0; chain < chains; chain++)
+        {
+            Prefetch(row + aheads.InRow);
+            Prefetch(row + aheads.InRow + 64);
+            var p = Vector256<float>.Zero;
+            for (var quarter = 0; quarter < 2; quarter++, row += 64, x += 64)
+            {
+                WeightDecoders.Fp8Half(Vector256.Load(row), out var v0, out var v1, out var v2, out var v3);
+                p = Vector256.FusedMultiplyAdd(v0, Vector256.Load(x), p);
+                p = Vector256.FusedMultiplyAdd(v1, Vector256.Load(x + 16), p);
+                p = Vector256.FusedMultiplyAdd(v2, Vector256.Load(x + 32), p);
+                p = Vector256.FusedMultiplyAdd(v3, Vector256.Load(x + 48), p);
+            }
+            s = Vector256.FusedMultiplyAdd(p, Vector256.Create(scales[chain]), s);
+        }
+        s.Store(sums);
     }
 
     private static void Fp8Narrow(in WeightView w, int start, int end, float* x, float* y)
@@ -259,7 +283,7 @@ internal static unsafe class MatVec
         var sums = stackalloc Vector512<float>[Band];
         for (var n = start; n < end;)
         {
-            var rows = n + Band <= end && w.TileRows == 1 ? Band : 1;
+            var rows = n + Band <= end && w.TileRows == 1 && Vector512.IsHardwareAccelerated ? Band : 1;
             var codes = w.RowScaleCodes(n);
             if (WeightDecoders.AnySpecialScale(codes, w.ScaleStride * rows))
             {
@@ -270,7 +294,8 @@ internal static unsafe class MatVec
             {
                 var ahead = new Ahead(w.RowBytes, chains, 64, rows, w.RowBytes * (end - start));
                 if (rows == Band) Fp4Band(w.Row(n), w.RowBytes, codes, w.ScaleStride, x, chains, ahead, sums);
-                else Fp4Row(w.Row(n), codes, x, chains, ahead, sums);
+                else if (Vector512.IsHardwareAccelerated) Fp4Row(w.Row(n), codes, x, chains, ahead, sums);
+                else for (var half = 0; half < 2; half++) Fp4HalfRow(w.Row(n) + half * 32, codes + half * 2, x + half * 8, chains, ahead, (float*)sums + half * 8);
             }
             for (var r = 0; r < rows; r++, n++)
             {
@@ -348,6 +373,30 @@ internal static unsafe class MatVec
             s = Fma(Fp4Chain(table, Vector512.Load((uint*)row), x), WeightDecoders.Fp4Scales(codes), s);
         }
         *sum = s;
+    }
+
+    /// <summary>Eight lanes of a row, for registers that hold no more; they are two groups of 32 columns of every chain.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Fp4HalfRow(byte* row, byte* codes, float* x, int chains, in Ahead aheads, float* sums)
+    {
+        var table = WeightDecoders.Fp4Table.GetLower();
+        var s = Vector256<float>.Zero;
+        for (var chain = 0; chain < chains; chain++, row += 64, x += 128, codes += 4)
+        {
+            Prefetch(row + aheads.InRow);
+            var d = Vector256.Load((uint*)row);
+            var p = Vector256.FusedMultiplyAdd(WeightDecoders.Fp4Half(table, d), Vector256.Load(x), Vector256<float>.Zero);
+            p = Vector256.FusedMultiplyAdd(WeightDecoders.Fp4Half(table, d >>> 4), Vector256.Load(x + 16), p);
+            p = Vector256.FusedMultiplyAdd(WeightDecoders.Fp4Half(table, d >>> 8), Vector256.Load(x + 32), p);
+            p = Vector256.FusedMultiplyAdd(WeightDecoders.Fp4Half(table, d >>> 12), Vector256.Load(x + 48), p);
+            p = Vector256.FusedMultiplyAdd(WeightDecoders.Fp4Half(table, d >>> 16), Vector256.Load(x + 64), p);
+            p = Vector256.FusedMultiplyAdd(WeightDecoders.Fp4Half(table, d >>> 20), Vector256.Load(x + 80), p);
+            p = Vector256.FusedMultiplyAdd(WeightDecoders.Fp4Half(table, d >>> 24), Vector256.Load(x + 96), p);
+            p = Vector256.FusedMultiplyAdd(WeightDecoders.Fp4Half(table, d >>> 28), Vector256.Load(x + 112), p);
+            var scales = Vector256.Create(Vector128.Create((uint)codes[0] << 23), Vector128.Create((uint)codes[1] << 23)).AsSingle();
+            s = Vector256.FusedMultiplyAdd(p, scales, s);
+        }
+        s.Store(sums);
     }
 
     /// <summary>A row with scales that are not just exponents.</summary>

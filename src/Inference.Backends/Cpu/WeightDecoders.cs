@@ -114,7 +114,7 @@ internal static unsafe class WeightDecoders
     /// <summary>Lanes 0..7 of what the first 32 codes become. BF16 = (magnitude &lt;&lt; 4) + 120 &lt;&lt; 7, but for the eight codes with exponent 0
     /// and the one NaN.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Fp8Half(Vector256<byte> c, out Vector256<float> v0, out Vector256<float> v1, out Vector256<float> v2, out Vector256<float> v3)
+    public static void Fp8Half(Vector256<byte> c, out Vector256<float> v0, out Vector256<float> v1, out Vector256<float> v2, out Vector256<float> v3)
     {
         var magnitude = c & Vector256.Create((byte)0x7F);
         var high = ((magnitude.AsUInt16() >> 4).AsByte() & Vector256.Create((byte)0x0F)) + Vector256.Create((byte)0x3C);
@@ -169,7 +169,7 @@ internal static unsafe class WeightDecoders
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<float> Fp4Half(Vector256<float> magnitudes, Vector256<uint> codes)
+    public static Vector256<float> Fp4Half(Vector256<float> magnitudes, Vector256<uint> codes)
     {
         var sign = codes << 28 & Vector256.Create(0x80000000u);
         if (Avx2.IsSupported) return (Avx2.PermuteVar8x32(magnitudes, codes.AsInt32()).AsUInt32() | sign).AsSingle(); // takes the low three bits
