@@ -60,8 +60,9 @@ internal sealed unsafe class Roofline(int threads, int rounds)
         Line($"");
         Line($"{DateTime.UtcNow:yyyy-MM-dd}, {threads} threads, {RuntimeInformation.FrameworkDescription}, {RuntimeInformation.OSDescription}, load {Load()}.");
         Line($"");
-        Line($"Speeds are work per thread-second of processor time times the threads, median and best of {rounds} rounds; every round measures");
-        Line($"the yardstick and each kernel in turn. The ratio is kernel median to yardstick median.");
+        Line($"Every round ({rounds} of them) measures the yardstick and each kernel in turn. \"Processor time\": work per second that our threads were");
+        Line($"running, median and best round; others on the machine do not count, but a thread that runs alone has all the memory bandwidth to itself.");
+        Line($"\"Wall\": work per second of the best round, the machine as it was. Ratios to the yardstick, medians and best walls.");
     }
 
     private static string Load()
@@ -128,24 +129,13 @@ internal sealed unsafe class Roofline(int threads, int rounds)
     {
         using var bench = new Workbench(threads);
         using var pool = new WorkerPool(threads);
-        const int Heads = 64, Width = 512, Window = 128;
         var actions = new List<(string, double, Action)> { ("FMA peak", 2.0 * Peaks.MultiplyItem * 4 * threads, () => Peaks.Multiply(pool, 4 * threads)) };
-        var sinks = bench.Vector(new float[Heads]);
         foreach (var (tokens, selected) in new[] { (1, 512), (16, 512), (1, 8192) })
         {
-            var last = selected == 8192 ? 128 * 8192 - 1 : 16383;
-            var ratio = selected == 8192 ? 128 : 4;
-            var window = bench.Rows(last + 1 > 65536 ? 65536 : last + 1, 256, Width, 3);
-            if (last + 1 > 65536) window = window with { FirstPage = bench.Vector([(last + 1 - 65536) / 256]) };
-            var compressed = bench.Rows(selected == 8192 ? 8192 : 4096, 64, Width, 4);
-            Tensor list = default;
-            if (selected != 8192)
-                list = bench.Vector(Enumerable.Range(0, tokens).SelectMany(_ => Enumerable.Range(0, selected).Select(i => i * 7)).ToArray()).As(tokens, selected);
-            var op = new Attention(bench.Random(tokens, Heads, Width), bench.Tokens(tokens, last), window, Window, compressed, ratio, list, sinks, 0.044f,
-                Tensor.Create(bench.Empty(DType.F32, tokens, Heads * Width).Buffer, DType.F32, tokens, Heads, Width));
-            var work = 4.0 * tokens * Heads * Width * (Window + selected);
-            var repeat = Math.Max(1, (int)(1e9 / work));
-            actions.Add(($"{tokens} tokens, {Heads} heads, {Window} + {selected} rows of {Width}", work * repeat, () =>
+            var op = Workloads.Attention(bench, tokens, selected);
+            var work = Workloads.AttentionWork(tokens, selected);
+            var repeat = Math.Max(1, (int)(2e9 / work));
+            actions.Add(($"{tokens} tokens, {Workloads.AttentionHeads} heads, {Workloads.Window} + {selected} rows of {Workloads.RowWidth}", work * repeat, () =>
             {
                 for (var i = 0; i < repeat; i++) bench.Backend.Enqueue(op);
             }
@@ -160,17 +150,14 @@ internal sealed unsafe class Roofline(int threads, int rounds)
     {
         using var bench = new Workbench(threads);
         using var pool = new WorkerPool(threads);
-        const int Heads = 64, Width = 128, TopK = 512;
         var actions = new List<(string, double, Action)> { ("FMA peak", 2.0 * Peaks.MultiplyItem * 4 * threads, () => Peaks.Multiply(pool, 4 * threads)) };
-        var rope = new Rope(bench.Vector(RopeFrequencies.Plain(160000, 64)));
         foreach (var (tokens, visible) in new[] { (1, 4096), (1, 65536), (16, 4096) })
         {
-            var queries = bench.Random(tokens, Heads, Width);
-            var op = new IndexTopK(queries, bench.Random(tokens, Heads), 0.01f, bench.Tokens(tokens, 4 * visible - 1), rope, RowRounding.HadamardFp4Block32,
-                bench.Rows(visible, 64, Width, 5), 4, bench.Empty(DType.I32, tokens, TopK));
-            var work = 2.0 * tokens * Heads * Width * visible;
-            var repeat = Math.Max(1, (int)(1e9 / work));
-            actions.Add(($"{tokens} tokens, {Heads} heads of {Width}, best {TopK} of {visible}", work * repeat, () =>
+            // The queries are scratch: they are rounded again and again, which changes nothing of the work.
+            var op = Workloads.Index(bench, tokens, visible);
+            var work = Workloads.IndexWork(tokens, visible);
+            var repeat = Math.Max(1, (int)(2e9 / work));
+            actions.Add(($"{tokens} tokens, {Workloads.IndexHeads} heads of {Workloads.IndexWidth}, best {Workloads.TopK} of {visible}", work * repeat, () =>
             {
                 for (var i = 0; i < repeat; i++) bench.Backend.Enqueue(op);
             }
@@ -245,12 +232,14 @@ internal sealed unsafe class Roofline(int threads, int rounds)
             }
         }
         Line($"");
-        Line($"| kernel | {unit}, median | best | best on the wall | {ratio} |");
-        Line($"|---|---|---|---|---|");
+        Line($"| kernel | {unit}, processor time: median | best | wall: best | {ratio}: processor time | wall |");
+        Line($"|---|---|---|---|---|---|");
         for (var i = 0; i < actions.Count; i++)
         {
-            double work = actions[i].Work / scale, yardstick = actions[0].Work / scale / series[0].Median;
-            Line($"| {actions[i].Name} | {work / series[i].Median:F1} | {work / series[i].Best:F1} | {work / series[i].BestWall:F1} | {work / series[i].Median / yardstick:P0} |");
+            double work = actions[i].Work / scale, yardstick = actions[0].Work / scale;
+            var share = work / series[i].Median / (yardstick / series[0].Median);
+            var wallShare = work / series[i].BestWall / (yardstick / series[0].BestWall);
+            Line($"| {actions[i].Name} | {work / series[i].Median:F1} | {work / series[i].Best:F1} | {work / series[i].BestWall:F1} | {share:P0} | {wallShare:P0} |");
         }
     }
 }

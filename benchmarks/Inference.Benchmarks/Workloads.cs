@@ -111,3 +111,35 @@ internal sealed unsafe class Workbench(int threads) : IDisposable
         Backend.Dispose();
     }
 }
+
+/// <summary>Operators with the sizes of DeepSeek-V4.</summary>
+internal static class Workloads
+{
+    public const int AttentionHeads = 64, RowWidth = 512, Window = 128, IndexHeads = 64, IndexWidth = 128, TopK = 512;
+
+    /// <summary>Attention over the window and <paramref name="selected"/> of 4096 compressed rows, or over 8192 rows of ratio 128 (the end of a million tokens).</summary>
+    public static Attention Attention(Workbench bench, int tokens, int selected)
+    {
+        const int WindowRows = 65536;
+        var all = selected == 8192;
+        var last = all ? 128 * 8192 - 1 : 16383;
+        var window = bench.Rows(Math.Min(last + 1, WindowRows), 256, RowWidth, 3);
+        if (last >= WindowRows) window = window with { FirstPage = bench.Vector([(last + 1 - WindowRows) / 256]) };
+        Tensor list = default;
+        if (!all)
+            list = bench.Vector(Enumerable.Range(0, tokens).SelectMany(_ => Enumerable.Range(0, selected).Select(i => i * 7)).ToArray()).As(tokens, selected);
+        var output = bench.Empty(DType.F32, tokens, AttentionHeads * RowWidth).As(tokens, AttentionHeads, RowWidth);
+        return new Attention(
+            bench.Random(tokens, AttentionHeads, RowWidth), bench.Tokens(tokens, last), window, Window, bench.Rows(all ? 8192 : 4096, 64, RowWidth, 4),
+            all ? 128 : 4, list, bench.Vector(new float[AttentionHeads]), 0.044f, output);
+    }
+
+    public static double AttentionWork(int tokens, int selected) => 4.0 * tokens * AttentionHeads * RowWidth * (Window + selected);
+
+    public static IndexTopK Index(Workbench bench, int tokens, int visible) => new(
+        bench.Random(tokens, IndexHeads, IndexWidth), bench.Random(tokens, IndexHeads), 0.01f, bench.Tokens(tokens, 4 * visible - 1),
+        new Rope(bench.Vector(RopeFrequencies.Plain(160000, 64))), RowRounding.HadamardFp4Block32, bench.Rows(visible, 64, IndexWidth, 5), 4,
+        bench.Empty(DType.I32, tokens, TopK));
+
+    public static double IndexWork(int tokens, int visible) => 2.0 * tokens * IndexHeads * IndexWidth * visible;
+}
