@@ -16,11 +16,11 @@ internal sealed unsafe class Roofline(int threads, int rounds)
 
     private readonly StringBuilder _report = new();
 
-    /// <summary>Arguments: [--threads n] [--rounds n] [--only name] [--out file].</summary>
+    /// <summary>Arguments: [--threads n] [--rounds n] [--only name] [--out file] [--note text].</summary>
     public static int Run(string[] args)
     {
         int threads = CpuTopology.PhysicalCores(), rounds = 9;
-        string only = "", output = "";
+        string only = "", output = "", note = "";
         for (var i = 0; i + 1 < args.Length; i += 2)
         {
             switch (args[i])
@@ -29,11 +29,12 @@ internal sealed unsafe class Roofline(int threads, int rounds)
                 case "--rounds": rounds = int.Parse(args[i + 1], CultureInfo.InvariantCulture); break;
                 case "--only": only = args[i + 1]; break;
                 case "--out": output = args[i + 1]; break;
+                case "--note": note = args[i + 1]; break;
                 default: throw new ArgumentException($"roofline: unknown option {args[i]}");
             }
         }
         var roofline = new Roofline(threads, rounds);
-        roofline.Header();
+        roofline.Header(note);
         if (only is "" or "matvec") roofline.MatVec();
         if (only is "" or "gemm") roofline.Gemm();
         if (only is "" or "attention") roofline.Attention();
@@ -54,11 +55,11 @@ internal sealed unsafe class Roofline(int threads, int rounds)
         _report.Append(text).Append('\n');
     }
 
-    private void Header()
+    private void Header(string note)
     {
         Line($"# Kernels on {CpuTopology.ProcessorName()}");
         Line($"");
-        Line($"{DateTime.UtcNow:yyyy-MM-dd}, {threads} threads, {RuntimeInformation.FrameworkDescription}, {RuntimeInformation.OSDescription}, load {Load()}.");
+        Line($"{DateTime.UtcNow:yyyy-MM-dd}, {threads} threads, {RuntimeInformation.FrameworkDescription}, {RuntimeInformation.OSDescription}, load {Load()}. {note}");
         Line($"");
         Line($"Every round ({rounds} of them) measures the yardstick and each kernel in turn. \"Processor time\": work per second that our threads were");
         Line($"running, median and best round; others on the machine do not count, but a thread that runs alone has all the memory bandwidth to itself.");

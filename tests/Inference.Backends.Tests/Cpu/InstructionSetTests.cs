@@ -60,7 +60,8 @@ public sealed class InstructionSetTests
     private static List<string> Digests()
     {
         var digests = new List<string>();
-        foreach (var c in DenseCases.All.Concat(ExpertCases.All).Concat(HyperConnectionCases.All).Concat(RowCases.All).Concat(AttentionCases.All))
+        foreach (var c in DenseCases.All.Concat(ExpertCases.All).Concat(HyperConnectionCases.All).Concat(RowCases.All).Concat(AttentionCases.All)
+            .Concat(LongContextTests.Cases.Values))
         {
             using var device = new TestDevice(new CpuBackend(1));
             var outputs = c.Run(device, Schedule.Whole(c));
