@@ -50,12 +50,16 @@ internal sealed class Series
     public void Add(Sample sample) => _samples.Add(sample);
 
     public double Best => _samples.Min(s => s.PerThread);
-    public double Median => MedianOf(s => s.PerThread);
-    public double BestWall => _samples.Min(s => s.Wall);
+    public double Median => MedianOf(_samples.Select(s => s.PerThread));
+    public double MedianWall => MedianOf(_samples.Select(s => s.Wall));
 
-    private double MedianOf(Func<Sample, double> value)
+    /// <summary>Median over the rounds of how many times longer than this the other took.</summary>
+    public double TimesFasterThan(Series other, Func<Sample, double> time) =>
+        MedianOf(_samples.Zip(other._samples, (mine, theirs) => time(theirs) / time(mine)));
+
+    private static double MedianOf(IEnumerable<double> values)
     {
-        var sorted = _samples.Select(value).Order().ToArray();
+        var sorted = values.Order().ToArray();
         return sorted.Length % 2 == 1 ? sorted[sorted.Length / 2] : (sorted[sorted.Length / 2 - 1] + sorted[sorted.Length / 2]) / 2;
     }
 }

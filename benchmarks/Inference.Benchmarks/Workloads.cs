@@ -15,6 +15,7 @@ internal sealed unsafe class Workbench(int threads) : IDisposable
     public CpuBackend Backend { get; } = new(threads);
 
     public static readonly WeightScheme Fp8 = new(DType.F8E4M3, DType.F8E8M0, 128, 128);
+    public static readonly WeightScheme Fp8Square32 = new(DType.F8E4M3, DType.F8E8M0, 32, 32);
     public static readonly WeightScheme Fp4 = new(DType.F4E2M1, DType.F8E8M0, 1, 32);
 
     /// <summary>Bytes that a weight takes, scales included.</summary>

@@ -26,7 +26,7 @@ internal static unsafe class CpuChecks
         new Span<int>(marks, sequences).Clear();
         for (var t = 0; t < tokens.Sequence.D0; t++)
         {
-            Index($"{op}.Tokens.Sequence", "token", t, sequence[t], sequences);
+            if ((uint)sequence[t] >= (uint)sequences) ThrowIndex($"{op}.Tokens.Sequence", "token", t, sequence[t], sequences);
             if (position[t] < 0) throw Wrong($"{op}.Tokens.Position: token {t} has position {position[t]}.");
             if (t > 0 && sequence[t] == sequence[t - 1])
             {

@@ -31,6 +31,7 @@ internal static unsafe class GemmInRegisters
         {
             WeightFormat.F32 or WeightFormat.BF16 or WeightFormat.F16 => w.Columns % 16 == 0,
             WeightFormat.Fp8 => w.Columns % 128 == 0,
+            WeightFormat.Fp8Narrow => w.Columns % 64 == 0,
             WeightFormat.Fp4 => w.Columns % 128 == 0 && w.TileRows == 1
                 && !WeightDecoders.AnySpecialScale(w.RowScaleCodes(start), (end - start) * w.ScaleStride),
             _ => false,
@@ -93,7 +94,8 @@ internal static unsafe class GemmInRegisters
                 case WeightFormat.F32: NaturalTwoByFour<F32Format>(place, x, stride, last, sums); break;
                 case WeightFormat.BF16: NaturalTwoByFour<BF16Format>(place, x, stride, last, sums); break;
                 case WeightFormat.F16: NaturalTwoByFour<F16Format>(place, x, stride, last, sums); break;
-                case WeightFormat.Fp8: Fp8TwoByFour(place, w, start, vector / 8, x, stride, last, sums); break;
+                case WeightFormat.Fp8: Fp8TwoByFour<WideScales>(place, w, start, vector / 8, x, stride, last, sums); break;
+                case WeightFormat.Fp8Narrow: Fp8TwoByFour<NarrowScales>(place, w, start, vector, x, stride, last, sums); break;
                 default: Fp4TwoByFour(place, w.RowScaleCodes(start) + vector / 2, w.ScaleStride, x, stride, last, sums); break;
             }
             return;
@@ -104,7 +106,8 @@ internal static unsafe class GemmInRegisters
             case WeightFormat.F32: NaturalFourByTwo<F32Format>(place, x, stride, second, sums); break;
             case WeightFormat.BF16: NaturalFourByTwo<BF16Format>(place, x, stride, second, sums); break;
             case WeightFormat.F16: NaturalFourByTwo<F16Format>(place, x, stride, second, sums); break;
-            case WeightFormat.Fp8: Fp8FourByTwo(place, w, start, vector / 8, x, stride, second, sums); break;
+            case WeightFormat.Fp8: Fp8FourByTwo<WideScales>(place, w, start, vector / 8, x, stride, second, sums); break;
+            case WeightFormat.Fp8Narrow: Fp8FourByTwo<NarrowScales>(place, w, start, vector, x, stride, second, sums); break;
             default: Fp4FourByTwo(place, w.RowScaleCodes(start) + vector / 2, w.ScaleStride, x, stride, second, sums); break;
         }
     }
@@ -124,6 +127,32 @@ internal static unsafe class GemmInRegisters
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public byte* Row(int r) => Data + Math.Min(r, Rows - 1) * RowBytes;
+    }
+
+    /// <summary>The scales of FP8 chains: how many halves of 64 columns a chain has, and how many floats its scale.</summary>
+    private interface IScales
+    {
+        static abstract int Halves { get; }
+        static abstract int Floats { get; }
+        static abstract Vector512<float> Load(float* scales);
+    }
+
+    private readonly struct WideScales : IScales
+    {
+        public static int Halves => 2;
+        public static int Floats => 1;
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static Vector512<float> Load(float* scales) => Vector512.Create(*scales);
+    }
+
+    private readonly struct NarrowScales : IScales
+    {
+        public static int Halves => 1;
+        public static int Floats => 4;
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static Vector512<float> Load(float* scales) => WeightDecoders.Quarters(scales);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -224,29 +253,27 @@ internal static unsafe class GemmInRegisters
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Fp8TwoByFour(in Place place, in WeightView weight, int start, int chain, float* x, int stride, int last, float* sums)
+    private static void Fp8TwoByFour<TScales>(in Place place, in WeightView weight, int start, int firstScale, float* x, int stride, int last, float* sums) where TScales : struct, IScales
     {
         var tables = new WeightDecoders.Fp8Tables();
         var ahead = place.Ahead;
         for (var r = 0; r < place.Rows; r += 2, sums += 8 * 16)
         {
             byte* w0 = place.Row(r), w1 = place.Row(r + 1);
-            float* f0 = weight.RowScales(start + r) + chain, f1 = weight.RowScales(start + Math.Min(r + 1, place.Rows - 1)) + chain;
+            float* f0 = weight.RowScales(start + r) + firstScale, f1 = weight.RowScales(start + Math.Min(r + 1, place.Rows - 1)) + firstScale;
             Vector512<float> s0 = Start(sums, place.First), s1 = Start(sums + 16, place.First), s2 = Start(sums + 32, place.First), s3 = Start(sums + 48, place.First);
             Vector512<float> s4 = Start(sums + 64, place.First), s5 = Start(sums + 80, place.First), s6 = Start(sums + 96, place.First), s7 = Start(sums + 112, place.First);
             var a = x;
-            for (var v = place.Vectors; v > 0; v -= 8)
+            for (var v = place.Vectors; v > 0; v -= 4 * TScales.Halves)
             {
-                if (ahead != 0)
-                {
-                    Prefetch(w0 + ahead);
-                    Prefetch(w0 + ahead + 64);
-                    Prefetch(w1 + ahead);
-                    Prefetch(w1 + ahead + 64);
-                }
                 Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-                for (var half = 0; half < 2; half++, a += 4 * stride)
+                for (var half = 0; half < TScales.Halves; half++, a += 4 * stride)
                 {
+                    if (ahead != 0)
+                    {
+                        Prefetch(w0 + ahead);
+                        Prefetch(w1 + ahead);
+                    }
                     WeightDecoders.Fp8(w0, tables, out var u0, out var u1, out var u2, out var u3);
                     WeightDecoders.Fp8(w1, tables, out var v0, out var v1, out var v2, out var v3);
                     Step(u0, v0, a, last, ref a0, ref a1, ref a2, ref a3, ref b0, ref b1, ref b2, ref b3);
@@ -256,7 +283,7 @@ internal static unsafe class GemmInRegisters
                     w0 += 64;
                     w1 += 64;
                 }
-                Vector512<float> scale0 = Vector512.Create(*f0++), scale1 = Vector512.Create(*f1++);
+                Vector512<float> scale0 = TScales.Load(f0), scale1 = TScales.Load(f1);
                 s0 = Fma(a0, scale0, s0);
                 s1 = Fma(a1, scale0, s1);
                 s2 = Fma(a2, scale0, s2);
@@ -265,6 +292,8 @@ internal static unsafe class GemmInRegisters
                 s5 = Fma(b1, scale1, s5);
                 s6 = Fma(b2, scale1, s6);
                 s7 = Fma(b3, scale1, s7);
+                f0 += TScales.Floats;
+                f1 += TScales.Floats;
             }
             s0.Store(sums);
             s1.Store(sums + 16);
@@ -382,33 +411,29 @@ internal static unsafe class GemmInRegisters
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Fp8FourByTwo(in Place place, in WeightView weight, int start, int chain, float* x, int stride, int second, float* sums)
+    private static void Fp8FourByTwo<TScales>(in Place place, in WeightView weight, int start, int firstScale, float* x, int stride, int second, float* sums) where TScales : struct, IScales
     {
         var tables = new WeightDecoders.Fp8Tables();
         var ahead = place.Ahead;
         for (var r = 0; r < place.Rows; r += 4, sums += 8 * 16)
         {
             byte* w0 = place.Row(r), w1 = place.Row(r + 1), w2 = place.Row(r + 2), w3 = place.Row(r + 3);
-            float* f0 = weight.RowScales(start + r) + chain, f1 = weight.RowScales(start + Math.Min(r + 1, place.Rows - 1)) + chain, f2 = weight.RowScales(start + Math.Min(r + 2, place.Rows - 1)) + chain, f3 = weight.RowScales(start + Math.Min(r + 3, place.Rows - 1)) + chain;
+            float* f0 = weight.RowScales(start + r) + firstScale, f1 = weight.RowScales(start + Math.Min(r + 1, place.Rows - 1)) + firstScale, f2 = weight.RowScales(start + Math.Min(r + 2, place.Rows - 1)) + firstScale, f3 = weight.RowScales(start + Math.Min(r + 3, place.Rows - 1)) + firstScale;
             Vector512<float> s0 = Start(sums, place.First), s1 = Start(sums + 16, place.First), s2 = Start(sums + 32, place.First), s3 = Start(sums + 48, place.First);
             Vector512<float> s4 = Start(sums + 64, place.First), s5 = Start(sums + 80, place.First), s6 = Start(sums + 96, place.First), s7 = Start(sums + 112, place.First);
             var a = x;
-            for (var v = place.Vectors; v > 0; v -= 8)
+            for (var v = place.Vectors; v > 0; v -= 4 * TScales.Halves)
             {
-                if (ahead != 0)
-                {
-                    Prefetch(w0 + ahead);
-                    Prefetch(w0 + ahead + 64);
-                    Prefetch(w1 + ahead);
-                    Prefetch(w1 + ahead + 64);
-                    Prefetch(w2 + ahead);
-                    Prefetch(w2 + ahead + 64);
-                    Prefetch(w3 + ahead);
-                    Prefetch(w3 + ahead + 64);
-                }
                 Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
-                for (var half = 0; half < 2; half++, a += 4 * stride)
+                for (var half = 0; half < TScales.Halves; half++, a += 4 * stride)
                 {
+                    if (ahead != 0)
+                    {
+                        Prefetch(w0 + ahead);
+                        Prefetch(w1 + ahead);
+                        Prefetch(w2 + ahead);
+                        Prefetch(w3 + ahead);
+                    }
                     WeightDecoders.Fp8(w0, tables, out var u0, out var u1, out var u2, out var u3);
                     WeightDecoders.Fp8(w1, tables, out var v0, out var v1, out var v2, out var v3);
                     WeightDecoders.Fp8(w2, tables, out var y0, out var y1, out var y2, out var y3);
@@ -422,7 +447,7 @@ internal static unsafe class GemmInRegisters
                     w2 += 64;
                     w3 += 64;
                 }
-                Vector512<float> scale0 = Vector512.Create(*f0++), scale1 = Vector512.Create(*f1++), scale2 = Vector512.Create(*f2++), scale3 = Vector512.Create(*f3++);
+                Vector512<float> scale0 = TScales.Load(f0), scale1 = TScales.Load(f1), scale2 = TScales.Load(f2), scale3 = TScales.Load(f3);
                 s0 = Fma(a0, scale0, s0);
                 s1 = Fma(a1, scale0, s1);
                 s2 = Fma(b0, scale1, s2);
@@ -431,6 +456,10 @@ internal static unsafe class GemmInRegisters
                 s5 = Fma(c1, scale2, s5);
                 s6 = Fma(d0, scale3, s6);
                 s7 = Fma(d1, scale3, s7);
+                f0 += TScales.Floats;
+                f1 += TScales.Floats;
+                f2 += TScales.Floats;
+                f3 += TScales.Floats;
             }
             s0.Store(sums);
             s1.Store(sums + 16);

@@ -229,9 +229,17 @@ internal static unsafe class WeightDecoders
 
     /// <summary>Lane i: element i / 4.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<float> Quarters(float* four) => Vector512.Create(
-        Vector256.Create(Vector128.Create(four[0]), Vector128.Create(four[1])),
-        Vector256.Create(Vector128.Create(four[2]), Vector128.Create(four[3])));
+    public static Vector512<float> Quarters(float* four)
+    {
+        if (Avx512F.IsSupported)
+        {
+            var index = Vector512.Create(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            return Avx512F.PermuteVar16x32(Vector128.Load(four).ToVector256Unsafe().ToVector512Unsafe(), index);
+        }
+        return Vector512.Create(
+            Vector256.Create(Vector128.Create(four[0]), Vector128.Create(four[1])),
+            Vector256.Create(Vector128.Create(four[2]), Vector128.Create(four[3])));
+    }
 
     /// <summary>The byte tables of <see cref="Fp8"/>, loaded once per kernel call.</summary>
     public readonly struct Fp8Tables
