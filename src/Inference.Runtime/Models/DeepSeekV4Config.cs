@@ -155,6 +155,14 @@ public sealed record DeepSeekV4Config
     /// <summary>Side of the square FP8 scale tiles [quantization_config.weight_block_size].</summary>
     public int Fp8Tile { get; init; } = 128;
 
+    /// <summary>The weights were trained with quantisation in the loop, so rounding the cached rows is part of the model (2.0)
+    /// [quantization_config.scale_fmt = ue8m0].</summary>
+    public bool TrainedWithRounding { get; init; }
+
+    /// <summary>The widths allow that rounding: FP8 blocks of 64 before the rotated channels, FP4 blocks of 32 in index rows.</summary>
+    public bool CanRoundRows =>
+        NopeHeadDim % 64 == 0 && (LayersOf(AttentionKind.Selected) == 0 || (IndexHeadDim % 32 == 0 && int.IsPow2(IndexHeadDim)));
+
     /// <summary>Begin-of-sequence token, if named [bos_token_id].</summary>
     public int? BosTokenId { get; init; }
 
@@ -241,6 +249,7 @@ public sealed record DeepSeekV4Config
             DraftKind = dspark is not null ? DraftKind.DSpark
                 : json.IntOr("num_nextn_predict_layers", 0, 0, DraftBlocksMax) > 0 ? DraftKind.Mtp : DraftKind.None,
             Fp8Tile = ReadFp8Tile(json),
+            TrainedWithRounding = json.Object("quantization_config") is { } q && q.Has("scale_fmt") && q.OneOf("scale_fmt", "ue8m0") == "ue8m0",
             BosTokenId = json.Has("bos_token_id") ? json.Int("bos_token_id", 0, vocabSize - 1) : null,
             EosTokenIds = json.IntOrInts("eos_token_id", 64, 0, vocabSize - 1),
         };

@@ -17,7 +17,7 @@ internal sealed record ModelOnBackend(string Folder, IModel Model, IBackend Back
         try
         {
             using var progress = new LoadProgressLine();
-            return new ModelOnBackend(folder, ModelHost.LoadModel(folder, backend, progress).Model, backend);
+            return new ModelOnBackend(folder, ModelHost.LoadModel(folder, backend, progress: progress).Model, backend);
         }
         catch
         {

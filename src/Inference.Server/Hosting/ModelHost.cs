@@ -46,7 +46,7 @@ internal static class ModelHost
         var backend = Backend(options);
         try
         {
-            var (model, config, weightBytes) = LoadModel(folder, backend, progress);
+            var (model, config, weightBytes) = LoadModel(folder, backend, config => Rounding(options, config), progress);
             try
             {
                 return Serve(options, folder, defaults, tokenizer, ChatEncodings.For(config), backend, model, weightBytes, loggers, time);
@@ -65,15 +65,26 @@ internal static class ModelHost
     }
 
     /// <summary>Loads a folder's weights: for verbs that drive a model themselves, without engine and tokenizer.</summary>
+    /// <param name="rounding">Whether cached rows are rounded; null = never: exact arithmetic.</param>
     /// <exception cref="ModelLoadException">The folder or its weights cannot be used.</exception>
     public static (DeepSeekV4 Model, DeepSeekV4Config Config, long WeightBytes) LoadModel(
-        string folder, IBackend backend, IProgress<LoadProgress>? progress = null)
+        string folder, IBackend backend, Func<DeepSeekV4Config, bool>? rounding = null, IProgress<LoadProgress>? progress = null)
     {
         var config = DeepSeekV4Config.Read(ModelFolder.Open(folder));
+        var modelOptions = new DeepSeekV4Options(rounding?.Invoke(config) ?? false);
         var checkpoint = Checkpoint.Open(folder);
         long bytes = checkpoint.ByteLength;
-        return (DeepSeekV4.Load(config, checkpoint, backend, new DeepSeekV4Options(), progress), config, bytes);
+        return (DeepSeekV4.Load(config, checkpoint, backend, modelOptions, progress), config, bytes);
     }
+
+    /// <summary>Serving computes what the model was trained to compute (family description 2.0, level P).</summary>
+    /// <exception cref="OptionsException">Rounding is asked for and the model's widths do not allow it.</exception>
+    internal static bool Rounding(ModelOptions options, DeepSeekV4Config config) =>
+        options.CacheRounding == true && !config.CanRoundRows
+            ? throw new OptionsException([
+                $"{Settings.CacheRounding.CommandLine}: rows of {config.HeadDim} channels, {config.RopeHeadDim} of them rotated, and index rows of "
+                + $"{config.IndexHeadDim} do not divide into blocks of 64 and 32; leave it at auto"])
+            : options.CacheRounding ?? (config.TrainedWithRounding && config.CanRoundRows);
 
     /// <summary>Puts a loaded model's parts together with an engine.</summary>
     public static ServedModel Serve(

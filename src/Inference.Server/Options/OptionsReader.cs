@@ -102,8 +102,10 @@ internal sealed class OptionsReader
             Int(Settings.SequencesMax, 1, 65_536)!.Value, Int(Settings.StepTokensMax, 1, 1 << 20)!.Value,
             Int(Settings.PrefixesMax, 0, 1 << 20),
             Int(Settings.QueueMax, 1, 1 << 20)!.Value, Int(Settings.DefaultMaxTokens, 1, int.MaxValue),
-            OneOf(Settings.DefaultThinking, "auto", "on", "off") switch { "on" => true, "off" => false, _ => null });
+            Switch(Settings.DefaultThinking), Switch(Settings.CacheRounding));
     }
+
+    private bool? Switch(Setting setting) => OneOf(setting, "auto", "on", "off") switch { "on" => true, "off" => false, _ => null };
 
     private List<ListenerOptions> Listeners()
     {

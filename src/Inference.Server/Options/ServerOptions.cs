@@ -73,10 +73,11 @@ internal sealed record ServerOptions
 /// <param name="QueueMax">Most requests waiting; the next is refused.</param>
 /// <param name="DefaultMaxTokens">What an unset max_tokens becomes; null = the model's.</param>
 /// <param name="DefaultThinking">What an unset thinking mode becomes; null = the model's.</param>
+/// <param name="CacheRounding">Round cached rows as the model was trained; null = where its config says so.</param>
 internal sealed record ModelOptions(
     string? Folder, string? Name, string Backend, int? Threads, int? ContextMax, long? KvCacheBytes, int SequencesMax, int StepTokensMax, int? PrefixesMax,
     int QueueMax,
-    int? DefaultMaxTokens, bool? DefaultThinking);
+    int? DefaultMaxTokens, bool? DefaultThinking, bool? CacheRounding);
 
 internal enum ListenerKind
 {
