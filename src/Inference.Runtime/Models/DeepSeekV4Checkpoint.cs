@@ -25,21 +25,34 @@ public static partial class DeepSeekV4Checkpoint
         var draftBlocks = CountDraftBlocks(checkpoint);
         config = config with { DraftKind = FindDraftKind(config, checkpoint, draftBlocks) };
         var binder = new WeightBinder(checkpoint) { Fp8Tile = config.Fp8Tile };
-        var part = new Parts(config, binder);
-        var weights = new DeepSeekV4Weights
+        var weights = Describe(config, draftBlocks, binder);
+        binder.Finish(name => Ignorable().IsMatch(name), WayOut(checkpoint));
+        return weights with { All = [.. binder.Bound] };
+    }
+
+    /// <summary>What a checkpoint of the config holds, in the order of the table; of DSpark, as many blocks as compress_ratios goes on after the backbone.</summary>
+    internal static IReadOnlyList<WeightNeed> Needs(DeepSeekV4Config config)
+    {
+        var list = new WeightList();
+        Describe(config, Math.Max(1, config.CompressRatios.Length - config.LayerCount), list);
+        return list.Needs;
+    }
+
+    private static DeepSeekV4Weights Describe(DeepSeekV4Config config, int draftBlocks, IWeightSource source)
+    {
+        var part = new Parts(config, source);
+        return new DeepSeekV4Weights
         {
             Config = config,
-            Embed = binder.Float("embed.weight", config.VocabSize, config.HiddenSize),
+            Embed = source.Float("embed.weight", config.VocabSize, config.HiddenSize),
             HeadConnection = part.HeadConnection(""),
-            Norm = binder.Float("norm.weight", config.HiddenSize),
-            Head = binder.Float("head.weight", config.VocabSize, config.HiddenSize),
+            Norm = source.Float("norm.weight", config.HiddenSize),
+            Head = source.Float("head.weight", config.VocabSize, config.HiddenSize),
             Layers = [.. Enumerable.Range(0, config.LayerCount).Select(l => part.Layer($"layers.{l}.", config.CompressRatios[l], config.IsHashRouted(l)))],
             MtpBlock = config.DraftKind == DraftKind.Mtp ? part.Mtp() : null,
             DSparkModule = config.DraftKind == DraftKind.DSpark ? part.DSpark(draftBlocks) : null,
             All = [],
         };
-        binder.Finish(name => Ignorable().IsMatch(name), WayOut(checkpoint));
-        return weights with { All = [.. binder.Bound] };
     }
 
     /// <summary>Counts parameters and bytes.</summary>
@@ -96,7 +109,7 @@ public static partial class DeepSeekV4Checkpoint
         : "Take config.json and weights of the same release.";
 
     /// <summary>The parts of the table, each with its prefix.</summary>
-    private sealed class Parts(DeepSeekV4Config c, WeightBinder bind)
+    private sealed class Parts(DeepSeekV4Config c, IWeightSource bind)
     {
         public Layer Layer(string p, int ratio, bool hashRouted) => new(
             Site(p + "hc_attn", c.HcCoefficients, 3), bind.Float(p + "attn_norm.weight", c.HiddenSize), Attention(p + "attn.", ratio),

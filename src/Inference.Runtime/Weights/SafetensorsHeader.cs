@@ -29,6 +29,12 @@ internal static class SafetensorsHeader
 
     private static readonly JsonReaderOptions Json = new() { MaxDepth = 4, CommentHandling = JsonCommentHandling.Disallow };
 
+    private static readonly (string Name, DType DType)[] DTypeNames =
+    [
+        ("F32", DType.F32), ("BF16", DType.BF16), ("F16", DType.F16), ("F8_E4M3", DType.F8E4M3), ("F8_E8M0", DType.F8E8M0), ("F4", DType.F4E2M1),
+        ("I8", DType.I8), ("U8", DType.U8), ("I32", DType.I32), ("I64", DType.I64),
+    ];
+
     private static readonly string[] KnownButUnsupported =
         ["BOOL", "F4_E2M1_X2", "F6_E2M3", "F6_E3M2", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16", "U16", "U32", "U64", "F64", "C64"];
 
@@ -208,24 +214,16 @@ internal static class SafetensorsHeader
     private static DType ReadDType(string file, string name, ref Utf8JsonReader reader)
     {
         var text = ReadText(file, name, ref reader, "its dtype");
-        return text switch
+        foreach (var (supported, dtype) in DTypeNames)
         {
-            "F32" => DType.F32,
-            "BF16" => DType.BF16,
-            "F16" => DType.F16,
-            "F8_E4M3" => DType.F8E4M3,
-            "F8_E8M0" => DType.F8E8M0,
-            "F4" => DType.F4E2M1,
-            "I8" => DType.I8,
-            "U8" => DType.U8,
-            "I32" => DType.I32,
-            "I64" => DType.I64,
-            _ => throw new CheckpointException(CheckpointFault.DTypeUnsupported, file, name,
-                KnownButUnsupported.Contains(text)
-                    ? $"its dtype {text} is not supported"
-                    : $"its dtype {Printable.Quote(text)} is unknown",
-                "Supported are F32, BF16, F16, F8_E4M3, F8_E8M0, F4, I8, U8, I32, I64: convert the model to one of them."),
-        };
+            if (text == supported)
+                return dtype;
+        }
+        throw new CheckpointException(CheckpointFault.DTypeUnsupported, file, name,
+            KnownButUnsupported.Contains(text)
+                ? $"its dtype {text} is not supported"
+                : $"its dtype {Printable.Quote(text)} is unknown",
+            $"Supported are {string.Join(", ", DTypeNames.Select(d => d.Name))}: convert the model to one of them.");
     }
 
     private static ImmutableArray<long> ReadShape(string file, string name, ref Utf8JsonReader reader)
@@ -293,6 +291,9 @@ internal static class SafetensorsHeader
 
     private static CheckpointException Malformed(string file, string? name, string reason, Exception? inner = null) =>
         new(CheckpointFault.HeaderMalformed, file, name, reason, Redownload, inner);
+
+    /// <summary>What the format calls a dtype.</summary>
+    public static string DTypeName(DType dtype) => DTypeNames.First(d => d.DType == dtype).Name;
 
     /// <summary>A shape as it appears in messages: [4, 128].</summary>
     public static string ShapeText(ImmutableArray<long> shape) => $"[{string.Join(", ", shape)}]";

@@ -10,7 +10,7 @@ using Inference.Backends;
 
 namespace Inference.Runtime.Weights;
 
-internal sealed class WeightBinder(Checkpoint checkpoint)
+internal sealed class WeightBinder(Checkpoint checkpoint) : IWeightSource
 {
     private const int ListedPerKind = 8;
 

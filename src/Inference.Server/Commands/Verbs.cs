@@ -25,6 +25,7 @@ internal static class Verbs
             TokenizeCommand.Create(),
             RenderCommand.Create(),
             ParseCommand.Create(),
+            SynthesizeCommand.Create(),
         };
         root.HasExamples("inference serve", "inference run 'What are you?'", "inference chat", "inference inspect my-model");
         return root.WithExamplesInHelp();
