@@ -26,7 +26,7 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
     // In runs without gaps, each short enough that one engine keeps every prefix of it.
     private static readonly int[][] Runs = Full
         ? [.. Enumerable.Range(1, LengthMax).Chunk(32)]
-        : [Span(1, 40), Span(120, 136), Span(250, 262), Span(380, 390), Span(508, 516), Span(1020, 1030), Span(1095, LengthMax)];
+        : [Span(1, 40), Span(120, 136), Span(250, 262), Span(380, 390), Span(508, 516), Span(1022, 1027), Span(1099, LengthMax)];
 
     private static readonly int[] Lengths = [.. Runs.SelectMany(run => run)];
 
@@ -55,7 +55,7 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
         using var loaded = TestModels.Load(RepositoryPaths.Pebble, "cpu");
         await using var plain = await Open(forPlain, prefixes: 0, stepTokens: 512);
         foreach (int[] run in Runs) await Resume(loaded, plain, run);
-        Report("resumed at a block, before the last token, at an edit");
+        Report("resumed at a block, before the last token, at an edit, beside an edit");
     }
 
     // ---- logits, by chunks ----
@@ -158,16 +158,19 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
         await Ask(keeping, "", Tokens[..(run[^1] + 2)]);
         foreach (int length in run.Reverse())
         {
-            int block = (length - 1) / Block * Block, edit = length == 1 ? 0 : 1 + new Random(length).Next(length - 1);
-            string expected = (await Ask(plain, "", Tokens[..length])).Bits;
+            int block = (length - 1) / Block * Block, edit = 1 + new Random(length).Next(length - 1);
+            string[] expected = (await Ask(plain, "", Tokens[..length])).Bits;
             await Check(expected, keeping, "", Tokens[..length], block, "at a block");
             await Check(expected, keeping, "", Tokens[..length], length - 1, "before the last token");
-            // Three edits of each length are the whole form; else one, in turn.
-            if (Full || length % 3 == 0) await CheckEdited(plain, keeping, "", length, length - 1);
-            if (Full || length % 3 == 1) await CheckEdited(plain, keeping, "", length, block);
-            if (!Full && length % 3 != 2) continue;
-            if (edit > 0) await Ask(keeping, "edit", Tokens[..edit]);
+            // In turn: 3 times 256 lengths bring each kind of edit together with each residue.
+            if (length % 3 == 0) await CheckEdited(plain, keeping, "", length, length - 1);
+            if (length % 3 == 1) await CheckEdited(plain, keeping, "", length, block);
+            if (length % 3 != 2) continue;
+            // An edit writes where the unedited prompt has rows: that one must find them as they were.
+            await Ask(keeping, "edit", Tokens[..edit]);
+            await Ask(keeping, "edit", Tokens[..length]);
             await CheckEdited(plain, keeping, "edit", length, edit);
+            await Check(expected, keeping, "edit", Tokens[..length], length - 1, "beside an edit");
         }
     }
 
@@ -177,12 +180,13 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
         await Check((await Ask(plain, "", prompt)).Bits, keeping, tenant, prompt, edit, "edited");
     }
 
-    private async Task Check(string expected, InferenceEngine keeping, string tenant, int[] prompt, int kept, string how)
+    private async Task Check(string[] expected, InferenceEngine keeping, string tenant, int[] prompt, int kept, string how)
     {
         _compared++;
         var (bits, cached) = await Ask(keeping, tenant, prompt);
         if (cached != kept) _differences.Add($"length {prompt.Length}, {how}: resumed at {cached} instead of {kept}");
-        if (bits != expected) _differences.Add($"length {prompt.Length}, {how}, resumed at {cached}: {bits} instead of {expected}");
+        for (int t = 0; t < bits.Length; t++)
+            if (bits[t] != expected[t]) _differences.Add($"length {prompt.Length}, {how}, resumed at {cached}, token {t}: {bits[t]} instead of {expected[t]}");
     }
 
     private static async Task<InferenceEngine> Open(LoadedModel loaded, int prefixes, int stepTokens)
@@ -203,7 +207,7 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
     }
 
     // Waits for the end, so that what the next one finds does not depend on time.
-    private static async Task<(string Bits, int Cached)> Ask(InferenceEngine engine, string tenant, int[] prompt)
+    private static async Task<(string[] Bits, int Cached)> Ask(InferenceEngine engine, string tenant, int[] prompt)
     {
         var handle = engine.Submit(new GenerationRequest
         {
@@ -230,7 +234,7 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
             cached = finished.Usage.CachedTokens;
         }
         Assert.Equal(Decoded + 1, drawn);
-        return (string.Join('\n', bits), cached);
+        return ([.. bits], cached);
     }
 
     private void Report(string schedules)
