@@ -35,6 +35,9 @@ public sealed class CheckpointWriter
 
     private const int BufferBytes = 32 << 20;
 
+    /// <summary>The disk is waited for after so many bytes, so that progress is true and the end of a long write, or of a cancelled one, is near.</summary>
+    private const long FlushEveryBytes = 256 << 20;
+
     private readonly ImmutableArray<TensorSpec> _tensors;
     private readonly byte[] _header;
 
@@ -74,7 +77,7 @@ public sealed class CheckpointWriter
             PreallocationSize = FileBytes,
         });
         file.Write(_header);
-        long written = _header.Length;
+        long written = _header.Length, flushed = 0;
         var buffer = new byte[Math.Min(BufferBytes, Math.Max(FileBytes, 1))];
         foreach (var pieces in Buffers())
         {
@@ -82,7 +85,13 @@ public sealed class CheckpointWriter
             Parallel.ForEach(pieces, p => fill(p.Tensor, p.Offset, buffer.AsSpan(p.Start, p.Length)));
             int length = pieces[^1].Start + pieces[^1].Length;
             file.Write(buffer.AsSpan(0, length));
-            progress?.Report(written += length);
+            written += length;
+            if (written - flushed >= FlushEveryBytes)
+            {
+                file.Flush(flushToDisk: true);
+                flushed = written;
+            }
+            progress?.Report(written);
         }
         cancel.ThrowIfCancellationRequested();
         file.Flush(flushToDisk: true);

@@ -12,6 +12,9 @@ internal sealed class LocalModel : IAsyncDisposable
 
     public ServedModel Served { get; }
 
+    /// <summary>Whether somebody who waits for an answer is told how far the reading of the prompt is.</summary>
+    public bool ShowsPrefill { get; set; }
+
     /// <summary>Loads the model and waits until its engine is ready.</summary>
     public static async Task<LocalModel> StartAsync(ModelOptions options, CancellationToken cancel)
     {
@@ -42,8 +45,10 @@ internal sealed class LocalModel : IAsyncDisposable
     {
         using var handle = Served.Engine.Submit(request);
         using var registration = cancel.Register(handle.Cancel);
+        using var progress = ShowsPrefill ? new PrefillProgressLine(request.PromptTokenIds.Count, () => Served.Engine.Stats.PromptTokens) : null;
         await foreach (var e in handle.Events.ReadAllAsync(CancellationToken.None))
         {
+            if (e is GenerationDelta or GenerationFinished) progress?.Dispose();
             if (e is GenerationDelta delta) onText(delta.Text);
             if (e is not GenerationFinished finished) continue;
             onText(finished.Text);
