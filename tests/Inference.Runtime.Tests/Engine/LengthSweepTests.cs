@@ -5,7 +5,8 @@
 // chunk by chunk, and from each chunk's start every length that ends within the next chunk is computed and written over again. Edited prompts
 // leave that sequence at some position and never come back to it.
 //
-// By default lengths around the edges of blocks, in seconds; with INFERENCE_SWEEP=full every length to 1,100, every schedule (minutes).
+// By default lengths around the edges of blocks, in seconds; with INFERENCE_SWEEP=full every length to 1,100, every schedule (minutes); with a
+// number there, every length up to that.
 using System.Globalization;
 using System.Runtime.InteropServices;
 using Inference.Runtime.Engine;
@@ -21,11 +22,16 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
 {
     private const int LengthMax = 1100, Decoded = 3, TopLogprobs = 20, Block = KvStateSpec.BlockTokens;
 
-    private static readonly bool Full = Environment.GetEnvironmentVariable("INFERENCE_SWEEP") == "full";
+    private static readonly int SweepMax = Environment.GetEnvironmentVariable("INFERENCE_SWEEP") switch
+    {
+        null or "" => 0,
+        "full" => LengthMax,
+        var number => Math.Clamp(int.Parse(number, CultureInfo.InvariantCulture), 1, LengthMax),
+    };
 
     // In runs without gaps, each short enough that one engine keeps every prefix of it.
-    private static readonly int[][] Runs = Full
-        ? [.. Enumerable.Range(1, LengthMax).Chunk(32)]
+    private static readonly int[][] Runs = SweepMax > 0
+        ? [.. Enumerable.Range(1, SweepMax).Chunk(32)]
         : [Span(1, 40), Span(120, 136), Span(250, 262), Span(380, 390), Span(508, 516), Span(1022, 1027), Span(1099, LengthMax)];
 
     private static readonly int[] Lengths = [.. Runs.SelectMany(run => run)];
@@ -43,7 +49,7 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
         using var loaded = TestModels.Load(RepositoryPaths.Pebble, "cpu");
         var whole = Whole(loaded);
         foreach (int chunk in (int[])[1, 3, 7, 64, 256])
-            Compare(loaded, chunk, Full || chunk > 1 ? Lengths : [.. Lengths.Where(n => n <= Block + 2)], whole);
+            Compare(loaded, chunk, SweepMax > 0 || chunk > 1 ? Lengths : [.. Lengths.Where(n => n <= Block + 2)], whole);
         Report("chunks of 1, 3, 7, 64, 256 and whole");
     }
 
