@@ -172,11 +172,13 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
             if (length % 3 == 0) await CheckEdited(plain, keeping, "", length, length - 1);
             if (length % 3 == 1) await CheckEdited(plain, keeping, "", length, block);
             if (length % 3 != 2) continue;
-            // An edit writes where the unedited prompt has rows: that one must find them as they were.
-            await Ask(keeping, "edit", Tokens[..edit]);
-            await Ask(keeping, "edit", Tokens[..length]);
-            await CheckEdited(plain, keeping, "edit", length, edit);
-            await Check(expected, keeping, "edit", Tokens[..length], length - 1, "beside an edit");
+            // An edit writes where the unedited prompt has rows: that one must find them as they were. A tenant of its own, because another
+            // length may have had the same edit and left more than what comes before it.
+            string tenant = $"edit of {length}";
+            await Ask(keeping, tenant, Tokens[..edit]);
+            await Ask(keeping, tenant, Tokens[..length]);
+            await CheckEdited(plain, keeping, tenant, length, edit);
+            await Check(expected, keeping, tenant, Tokens[..length], length - 1, "beside an edit");
         }
     }
 
