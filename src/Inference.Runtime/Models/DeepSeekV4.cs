@@ -44,7 +44,7 @@ public sealed class DeepSeekV4 : IModel
     {
         var config = weights.Config;
         (_config, _checkpoint, _backend) = (config, checkpoint, backend);
-        _loader = new WeightLoader(checkpoint, backend, progress) { Fp8Tile = config.Fp8Tile };
+        _loader = new WeightLoader(weights.All, backend, progress);
         _stream = new OperatorStream(backend);
         _scratch = new ScratchArena(backend);
         _rowRounding = options.Rounding ? RowRounding.Fp8Block64 : RowRounding.None;

@@ -8,50 +8,33 @@ namespace Inference.Runtime.Models;
 public readonly record struct LoadProgress(long BytesDone, long BytesTotal, string Tensor);
 
 /// <summary>
-/// Takes tensors of a checkpoint to a backend: matrices as <see cref="PreparedWeight"/> in their stored scheme, small vectors as F32
-/// tensors, integer tables as I32. Owns what it made. The checkpoint was checked against the family's expected tensors before.
+/// Takes the bound weights of a model to a backend, by their names in the checkpoint: matrices as <see cref="PreparedWeight"/> in their stored
+/// scheme, small vectors as F32 tensors, integer tables as I32. Owns what it made; the checkpoint stays open as long as it lives.
 /// </summary>
-internal sealed unsafe class WeightLoader(Checkpoint checkpoint, IBackend backend, IProgress<LoadProgress>? progress) : IDisposable
+internal sealed unsafe class WeightLoader(IReadOnlyCollection<WeightRef> weights, IBackend backend, IProgress<LoadProgress>? progress) : IDisposable
 {
+    private readonly Dictionary<string, WeightRef> _weights = weights.ToDictionary(w => w.Weight.Name, StringComparer.Ordinal);
     private readonly List<IDisposable> _owned = [];
-    private readonly long _total = checkpoint.ByteLength;
+    private readonly long _total = weights.Sum(w => w.ByteLength);
     private long _done;
 
-    /// <summary>Side of the square tiles of FP8 scales (deepseek-v4 4.1).</summary>
-    public int Fp8Tile { get; init; } = 128;
-
-    /// <summary>Channels per FP4 scale.</summary>
-    public int Fp4Group { get; init; } = 32;
-
-    public bool Has(string name) => checkpoint.Tensors.ContainsKey(name);
-
     /// <summary>Matrix <c>name.weight</c> with its <c>name.scale</c> if it has one.</summary>
-    public PreparedWeight Matrix(string name) => Matrix(checkpoint[name + ".weight"],
-        checkpoint.Tensors.TryGetValue(name + ".scale", out var scale) ? scale : null);
+    public PreparedWeight Matrix(string name) => RawMatrix(name + ".weight");
 
-    /// <summary>An unquantised matrix under its full name.</summary>
-    public PreparedWeight RawMatrix(string fullName) => Matrix(checkpoint[fullName], null);
-
-    private PreparedWeight Matrix(TensorView weight, TensorView? scale)
+    /// <summary>A matrix under its full name.</summary>
+    public PreparedWeight RawMatrix(string fullName)
     {
-        if (scale is not null && weight.DType is DType.I8 or DType.U8) weight = weight.AsPackedFp4();
-        bool packed = weight.DType == DType.F4E2M1;
-        int rows = checked((int)weight.Shape[0]), columns = checked((int)weight.Shape[1]);
-        var scheme = scale is null ? new WeightScheme(weight.DType)
-            : packed ? new WeightScheme(DType.F4E2M1, scale.DType, 1, Fp4Group)
-            : new WeightScheme(weight.DType, scale.DType, Fp8Tile, Fp8Tile);
-        var data = new WeightData(weight.Name, scheme, rows, columns, (nint)weight.Pointer, weight.ByteLength,
-            scale is null ? 0 : (nint)scale.Pointer, scale?.ByteLength ?? 0);
-        var prepared = backend.PrepareWeight(data);
+        var weight = _weights[fullName];
+        var prepared = backend.PrepareWeight(weight.ToWeightData());
         _owned.Add(prepared);
-        Report(weight.ByteLength + (scale?.ByteLength ?? 0), weight.Name);
+        Report(weight.ByteLength, fullName);
         return prepared;
     }
 
     /// <summary>Any tensor as F32 of its shape (up to two dimensions).</summary>
     public Tensor F32(string fullName)
     {
-        var view = checkpoint[fullName];
+        var view = _weights[fullName].Weight;
         var values = new float[view.ElementCount];
         for (long i = 0; i < values.Length; i++)
             values[i] = view.DType switch
@@ -70,7 +53,7 @@ internal sealed unsafe class WeightLoader(Checkpoint checkpoint, IBackend backen
     /// <exception cref="CheckpointException">A value does not.</exception>
     public Tensor Table(string fullName, int limit)
     {
-        var view = checkpoint[fullName];
+        var view = _weights[fullName].Weight;
         var source = (long*)view.Pointer;
         var values = new int[view.ElementCount];
         for (long i = 0; i < values.Length; i++)
