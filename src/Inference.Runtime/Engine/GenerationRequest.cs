@@ -15,7 +15,7 @@ public sealed record GenerationRequest
 
     public required SamplingParams Sampling { get; init; }
 
-    /// <summary>Most tokens to generate, at least 1; prompt + this must fit the context.</summary>
+    /// <summary>Most tokens to generate; prompt + this must fit the context. 0 = only bring the prompt into the cache.</summary>
     public required int OutputTokensMax { get; init; }
 
     /// <summary>Token ids that end the answer (the model's EOS among them unless the client ignores it); not part of the text.</summary>
@@ -32,6 +32,10 @@ public sealed record GenerationRequest
 
     /// <summary>Report this many most likely tokens per output token besides the chosen one; null = no logprobs.</summary>
     public int? TopLogprobs { get; init; }
+
+    /// <summary>Ascending positions of the prompt at which a later prompt is likely to part from it (a chat message begins there): the state there is
+    /// worth keeping.</summary>
+    public IReadOnlyList<int> Boundaries { get; init; } = [];
 
     /// <summary>Whose request it is; separates what may be shared.</summary>
     public string Tenant { get; init; } = "";

@@ -34,6 +34,7 @@ public sealed class InferenceEngine : IAsyncDisposable
     private readonly AdmissionGate _gate;
     private readonly Channel<ActiveRequest> _submissions;
     private readonly ConcurrentQueue<(ActiveRequest Request, SchedulerEventKind Kind)> _signals = [];
+    private readonly ConcurrentQueue<EngineTask> _tasks = [];
     private readonly AutoResetEvent _wake = new(false);
     private readonly ITimer _alarm;
     private long _arrivals;
@@ -153,6 +154,20 @@ public sealed class InferenceEngine : IAsyncDisposable
     }
 
     /// <summary>
+    /// Looks at, or changes, what the engine's thread owns: runs there between two steps. Any thread; what is done must be quick. Fails with
+    /// <see cref="RequestRejectedException"/> when the engine stops first.
+    /// </summary>
+    internal Task<T> OnThread<T>(Func<KvCacheManager, T> what)
+    {
+        var task = new EngineTask<T>(what);
+        _tasks.Enqueue(task);
+        _wake.Set();
+        // Whoever stopped the engine emptied the queue, perhaps before this one came.
+        if (State >= EngineState.Stopped) AbandonTasks();
+        return task.Completion;
+    }
+
+    /// <summary>
     /// Refuses new requests and lets the accepted ones run to their end, for at most <paramref name="limit"/>
     /// (<see cref="Timeout.InfiniteTimeSpan"/> = as long as it takes); those still there then end with <see cref="FinishReason.Error"/>. Completes
     /// when the engine is stopped. Further calls can only shorten the limit.
@@ -191,7 +206,7 @@ public sealed class InferenceEngine : IAsyncDisposable
             Request = request,
             Sequence = new(
                 Interlocked.Increment(ref _arrivals), request.PromptTokenIds, request.OutputTokensMax, deadline, _cache.CreateTable(),
-                _cache.Prefixes is null ? null : PrefixPath.Begin(request.Tenant)),
+                _cache.Prefixes is null ? null : PrefixPath.Begin(request.Tenant, request.Boundaries)),
             Text = _text(request),
             History = TokenHistory.For(request.Sampling, request.PromptTokenIds),
             SubmittedAt = now,
@@ -275,6 +290,7 @@ public sealed class InferenceEngine : IAsyncDisposable
 
     private void DrainInbox()
     {
+        while (_tasks.TryDequeue(out var task)) task.Run(_cache);
         while (_submissions.Reader.TryRead(out var active))
         {
             _active.Add(active.Sequence, active);
@@ -395,6 +411,7 @@ public sealed class InferenceEngine : IAsyncDisposable
         _submissions.Writer.TryComplete();
         Release();
         _life.MoveTo(EngineState.Stopped);
+        AbandonTasks();
         _life.Announce();
     }
 
@@ -411,7 +428,13 @@ public sealed class InferenceEngine : IAsyncDisposable
         foreach (var active in victims)
             active.Outbox.Complete(active.End(FinishReason.Error, "", "The engine has failed.", Now));
         _active.Clear();
+        AbandonTasks();
         _life.Announce();
+    }
+
+    private void AbandonTasks()
+    {
+        while (_tasks.TryDequeue(out var task)) task.Abandon(Unavailable());
     }
 
     private List<ActiveRequest> InOrder() => [.. _active.Values.OrderBy(a => a.Sequence.Arrival)];

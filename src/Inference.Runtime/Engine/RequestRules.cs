@@ -35,9 +35,9 @@ internal sealed record RequestRules(int VocabSize, int ContextMax, int CacheToke
 
     private void CheckLength(int prompt, int output)
     {
-        if (output < 1) throw Invalid("stopping.max_tokens", $"At least 1 token must be generated, not {output}.");
+        if (output < 0) throw Invalid("stopping.max_tokens", $"{output} tokens cannot be generated.");
         long context = (long)prompt + output;
-        long cache = context - 1;  // the last token is never processed
+        long cache = prompt + Math.Max(0L, output - 1);  // the last token is never processed
         if (context <= ContextMax && cache <= CacheTokensMax) return;
         string limit = context > ContextMax ? $"the context of {ContextMax} positions" : $"the KV cache of {CacheTokensMax} positions";
         long outputFitting = Math.Min(ContextMax, (long)CacheTokensMax + 1) - prompt;

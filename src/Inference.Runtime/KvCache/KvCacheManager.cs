@@ -77,6 +77,17 @@ public sealed class KvCacheManager : IDisposable
     public int PagesMissing(BlockTable table, int kind, int length) =>
         Math.Max(0, _pools[kind].Spec.PagesFor(length) - (table.FirstPage(kind) + table.Pages(kind).Count));
 
+    /// <summary>Whether one more snapshot can be pinned, in exchange for another: pins take at most half of the pages and half of the snapshots,
+    /// so that kept prefixes and requests always have the rest. What snapshots share counts for each.</summary>
+    internal bool MayPin(PrefixCache.Snapshot snapshot, PrefixCache.Snapshot? insteadOf)
+    {
+        var prefixes = Prefixes!;
+        bool frees = insteadOf is { Pins: 1 };
+        long bytes = prefixes.PinnedBytes + prefixes.BytesOf(snapshot) - (frees ? prefixes.BytesOf(insteadOf!) : 0);
+        int count = prefixes.PinnedCount + 1 - (frees ? 1 : 0);
+        return count <= Math.Max(1, Capacity.Snapshots / 2) && bytes <= _pools.Sum(p => p.PageCount * p.Spec.PageBytes) / 2;
+    }
+
     public void Dispose()
     {
         foreach (var pool in _pools) pool.Dispose();

@@ -97,8 +97,9 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         Place(path);
         _points.Clear();
         SnapshotPoints.Between(from, to, promptLength, _points);
-        foreach (int wanted in path.Wanted)
-            if (wanted > from && wanted <= to) _points.Add(wanted);
+        foreach (int wanted in path.Wanted) AddPoint(wanted);
+        if (path.Boundaries is [.., var last] && from < last)
+            foreach (int boundary in path.Boundaries) AddPoint(boundary);
         path.Wanted.RemoveAll(w => w <= to);
         _points.Sort();
         foreach (int point in _points)
@@ -107,6 +108,11 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
             Take(table, path.Node!, tokens, point);
         }
         Advance(table, path, tokens, to / BlockTokens);
+
+        void AddPoint(int n)
+        {
+            if (n > from && n <= to && !_points.Contains(n)) _points.Add(n);
+        }
     }
 
     /// <summary>A snapshot where a sequence stands, as long as its table holds that state.</summary>
@@ -127,13 +133,51 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     }
 
     /// <summary>Gives up the least recently used snapshot, but not <paramref name="except"/>; false if there is no other.</summary>
-    public bool Reclaim(Snapshot? except = null)
+    /// <param name="pinned">Pinned ones too: for a sequence that has the cache for itself and would not fit otherwise.</param>
+    public bool Reclaim(Snapshot? except = null, bool pinned = false)
     {
         var entry = _byUse.First;
-        if (entry is not null && entry.Value == except) entry = entry.Next;
+        while (entry is not null && (entry.Value == except || (entry.Value.Pins > 0 && !pinned))) entry = entry.Next;
         if (entry is null) return false;
         Drop(entry.Value);
         return true;
+    }
+
+    /// <summary>Protects a snapshot from being given up for others; each pin is undone by one <see cref="Unpin"/>.</summary>
+    public void Pin(Snapshot snapshot)
+    {
+        if (snapshot.Pins++ > 0) return;
+        PinnedCount++;
+        PinnedBytes += BytesOf(snapshot);
+    }
+
+    public void Unpin(Snapshot snapshot)
+    {
+        if (--snapshot.Pins == 0 && snapshot.Entry is not null) Unpinned(snapshot);
+    }
+
+    /// <summary>Snapshots that are pinned, and the bytes of each added up.</summary>
+    public int PinnedCount { get; private set; }
+
+    public long PinnedBytes { get; private set; }
+
+    private void Unpinned(Snapshot snapshot)
+    {
+        PinnedCount--;
+        PinnedBytes -= BytesOf(snapshot);
+    }
+
+    /// <summary>Bytes of the pages that a snapshot needs, those that it shares with others among them.</summary>
+    public long BytesOf(Snapshot snapshot)
+    {
+        long bytes = 0;
+        for (int k = 0; k < pools.Count; k++)
+        {
+            long pages = snapshot.Pages[k].Length;
+            for (Node? n = snapshot.Node; n is { Depth: > 0 }; n = n.Parent) pages += n.Pages[k].Length;
+            bytes += pages * pools[k].Spec.PageBytes;
+        }
+        return bytes;
     }
 
     // ---- nodes ----
@@ -232,7 +276,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
             Touch(known);
             return;
         }
-        if (_byUse.Count >= snapshotsMax) Reclaim();
+        if (_byUse.Count >= snapshotsMax && !Reclaim()) return;
         var snapshot = new Snapshot { Node = node, Length = length, Tail = tail.ToArray(), Pages = new int[pools.Count][] };
         for (int k = 0; k < pools.Count; k++) snapshot.Pages[k] = StatePages(table, k, length);
         node.Holders++;
@@ -267,6 +311,8 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     private void Drop(Snapshot snapshot)
     {
         _byUse.Remove(snapshot.Entry!);
+        snapshot.Entry = null;
+        if (snapshot.Pins > 0) Unpinned(snapshot);
         snapshot.Node.Snapshots.Remove(snapshot);
         for (int k = 0; k < pools.Count; k++)
             foreach (int page in snapshot.Pages[k]) pools[k].GiveUp(page);
@@ -326,7 +372,9 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         public required int[] Tail { get; init; }
         /// <summary>Per kind: of an unfinished block what is kept for ever, and what limited retention still needs.</summary>
         public required int[][] Pages { get; init; }
+        /// <summary>Place in the order of use; null once it was given up.</summary>
         public LinkedListNode<Snapshot>? Entry { get; set; }
+        public int Pins { get; set; }
     }
 }
 
@@ -334,7 +382,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
 internal sealed class PrefixPath(PrefixHash root)
 {
     /// <summary>The place of a tenant's sequence that has computed nothing.</summary>
-    public static PrefixPath Begin(string tenant) => new(PrefixHash.Root(tenant));
+    public static PrefixPath Begin(string tenant, IReadOnlyList<int>? boundaries = null) => new(PrefixHash.Root(tenant)) { Boundaries = boundaries ?? [] };
 
     public PrefixHash Root { get; } = root;
     public List<PrefixHash> Names { get; } = [];
@@ -342,6 +390,9 @@ internal sealed class PrefixPath(PrefixHash root)
 
     /// <summary>Another prefix has the name of one of its blocks: nothing of it is entered.</summary>
     public bool Lost { get; set; }
+
+    /// <summary>Lengths at which a later prompt is likely to part from this one: its chat messages begin there.</summary>
+    public IReadOnlyList<int> Boundaries { get; private init; } = [];
 
     /// <summary>Lengths at which others wait for a snapshot of it.</summary>
     public List<int> Wanted { get; } = [];

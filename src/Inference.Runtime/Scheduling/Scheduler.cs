@@ -79,6 +79,7 @@ internal sealed class Scheduler
                 sequence.Table, sequence.Prefix!, sequence.AllTokens, chunk.Start, sequence.Processed, sequence.PromptLength);
             _cache.Trim(sequence.Table, sequence.Processed);
             if (chunk.Samples) Enter(sequence, outcomes[next++]);
+            else if (sequence.Processed == sequence.Length) End(sequence, FinishReason.Length);
         }
         if (next != outcomes.Length) throw new ArgumentException($"{outcomes.Length} outcomes for {next} chunks that sample.");
         return _batch.Finished;
@@ -154,6 +155,7 @@ internal sealed class Scheduler
         {
             if (_cache.Prefixes?.Reclaim() == true || PreemptStalled()) continue;
             var victim = _running[^1];
+            if (_running.Count == 1 && _cache.Prefixes?.Reclaim(pinned: true) == true) continue;
             if (_running.Count == 1) throw new InvalidOperationException($"A sequence alone has no room for {length} positions.");
             Preempt(victim);
             if (victim == sequence) return false;
@@ -179,7 +181,10 @@ internal sealed class Scheduler
         while (!HasRoomFor(candidate, hit, budget))
         {
             if (_cache.Prefixes?.Reclaim(except: hit) == true || PreemptStalled()) continue;
-            if (hit is null || _running.Count > 0) return false;
+            if (_running.Count > 0) return false;
+            if (_cache.Prefixes?.Reclaim(except: hit, pinned: true) == true) continue;
+            if (hit is null) return false;
+            // Once more from the start: without it as an exception, it too gives way.
             hit = null;
         }
         return true;
@@ -259,7 +264,7 @@ internal sealed class Scheduler
 
     private void Plan(Sequence sequence, int count)
     {
-        bool samples = sequence.Processed + count == sequence.Length;
+        bool samples = sequence.OutputTokensMax > 0 && sequence.Processed + count == sequence.Length;
         _batch.Chunks.Add(new(sequence, sequence.Processed, count, samples));
         _batch.TokenCount += count;
     }

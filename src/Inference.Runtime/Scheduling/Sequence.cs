@@ -32,7 +32,7 @@ internal sealed class Sequence
     public Sequence(long arrival, IReadOnlyList<int> prompt, int outputTokensMax, long deadline, BlockTable table, PrefixPath? prefix = null)
     {
         ArgumentOutOfRangeException.ThrowIfZero(prompt.Count);
-        ArgumentOutOfRangeException.ThrowIfLessThan(outputTokensMax, 1);
+        ArgumentOutOfRangeException.ThrowIfNegative(outputTokensMax);
         (Arrival, PromptLength, OutputTokensMax, Deadline, Table, Prefix) = (arrival, prompt.Count, outputTokensMax, deadline, table, prefix);
         _tokens = new int[prompt.Count + Math.Min(outputTokensMax, 64)];
         for (int i = 0; i < prompt.Count; i++) _tokens[i] = prompt[i];
@@ -41,6 +41,8 @@ internal sealed class Sequence
 
     public long Arrival { get; }
     public int PromptLength { get; }
+
+    /// <summary>0 = its tokens are processed and nothing is drawn.</summary>
     public int OutputTokensMax { get; }
     public long Deadline { get; }
     public BlockTable Table { get; }
@@ -63,7 +65,7 @@ internal sealed class Sequence
     public int ProcessedMax { get; internal set; }
 
     /// <summary>Positions in the cache if it generates all it may: the last token is never processed.</summary>
-    public int PositionsMax => PromptLength + OutputTokensMax - 1;
+    public int PositionsMax => PromptLength + Math.Max(0, OutputTokensMax - 1);
 
     /// <summary>Its reader does not read: it is not scheduled.</summary>
     public bool Stalled { get; internal set; }

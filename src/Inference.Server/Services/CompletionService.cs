@@ -23,7 +23,7 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
     public override async Task Generate(V1.GenerateRequest request, IServerStreamWriter<V1.GenerateEvent> responseStream, ServerCallContext context)
     {
         var model = host.Require(request.Model);
-        var read = RequestReader.Read(request, model, Proposed(context), context.Deadline);
+        var read = RequestReader.Read(request, model, Proposed(context), CallTenant.Of(context), context.Deadline);
         using var handle = Submit(model, read, context);
         await context.WriteResponseHeadersAsync(new Metadata { { RequestIdKey, handle.RequestId } });
         ulong sequence = 0;
@@ -72,7 +72,7 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
     public override async Task<V1.CompleteResponse> Complete(V1.GenerateRequest request, ServerCallContext context)
     {
         var model = host.Require(request.Model);
-        var read = RequestReader.Read(request, model, Proposed(context), context.Deadline);
+        var read = RequestReader.Read(request, model, Proposed(context), CallTenant.Of(context), context.Deadline);
         using var handle = Submit(model, read, context);
         await context.WriteResponseHeadersAsync(new Metadata { { RequestIdKey, handle.RequestId } });
         var response = new V1.CompleteResponse();

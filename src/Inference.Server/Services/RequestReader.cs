@@ -30,7 +30,7 @@ internal static class RequestReader
     /// <param name="proposedId">A request id from the call's metadata, for requests without one of their own; ignored when it is no good.</param>
     /// <param name="deadline">Of the call, UTC; <see cref="DateTime.MaxValue"/> = none.</param>
     /// <exception cref="RequestException">Something is wrong with the request.</exception>
-    public static ReadRequest Read(V1.GenerateRequest request, ServedModel model, string? proposedId, DateTime deadline)
+    public static ReadRequest Read(V1.GenerateRequest request, ServedModel model, string? proposedId, string tenant, DateTime deadline)
     {
         var checks = new FieldChecks();
         string requestId = RequestId(request, proposedId, checks);
@@ -57,6 +57,7 @@ internal static class RequestReader
                 IncludeStop = stopping.IncludeStop,
                 KeepSpecialTokens = output.HasSpecialTokens ? output.SpecialTokens : request.PromptCase == V1.GenerateRequest.PromptOneofCase.Chat,
                 TopLogprobs = topLogprobs,
+                Tenant = tenant,
                 Deadline = deadline == DateTime.MaxValue ? null : new DateTimeOffset(deadline, TimeSpan.Zero),
             },
             output.OmitTokenIds, output.OmitBytes);

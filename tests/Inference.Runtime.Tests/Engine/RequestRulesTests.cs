@@ -26,7 +26,7 @@ public sealed class RequestRulesTests
         { "prompt", "no tokens", r => r with { PromptTokenIds = [] } },
         { "prompt", "id 100 is not in the vocabulary of 100", r => r with { PromptTokenIds = [3, 100] } },
         { "prompt", "id -1", r => r with { PromptTokenIds = [-1] } },
-        { "stopping.max_tokens", "not 0", r => r with { OutputTokensMax = 0 } },
+        { "stopping.max_tokens", "-1", r => r with { OutputTokensMax = -1 } },
         { "stopping.max_tokens", "context of 50 positions; at most 47", r => r with { OutputTokensMax = 48 } },
         { "stopping.max_tokens", "at most 47 can", r => r with { OutputTokensMax = int.MaxValue } },
         { "prompt", "at most 49 fit", r => r with { PromptTokenIds = new int[50], OutputTokensMax = 1 } },

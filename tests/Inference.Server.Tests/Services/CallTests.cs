@@ -41,6 +41,28 @@ public sealed class CallTests
     }
 
     [Fact]
+    public async Task Tenants_share_no_cached_tokens()
+    {
+        await using var server = await TestServer.StartAsync();
+        Assert.Equal(0, await Cached("a"));
+        Assert.Equal(0, await Cached("b"));
+        Assert.Equal(0, await Cached(null));
+        Assert.Equal(Prompt.Count - 1, await Cached("a"));
+        var failure = await Rpc.FailureAsync(async () => await Cached("a\tb"));
+        Assert.Equal(StatusCode.InvalidArgument, failure.Code);
+
+        async Task<int> Cached(string? tenant)
+        {
+            var headers = new Metadata();
+            if (tenant is not null) headers.Add("x-tenant", tenant);
+            var request = new V1.GenerateRequest { TokenIds = new() { Ids = { Prompt } }, Stopping = new() { MaxTokens = 1 } };
+            return (await server.Completions.CompleteAsync(request, headers)).Finished.Usage.CachedTokens;
+        }
+    }
+
+    private static List<uint> Prompt => [.. Enumerable.Range(0, 700).Select(i => (uint)(i * 7 % 1000))];
+
+    [Fact]
     public async Task A_deadline_that_has_passed_reaches_no_engine()
     {
         await using var server = await TestServer.StartAsync();

@@ -1,0 +1,276 @@
+using System.Security.Cryptography;
+using Inference.Runtime.KvCache;
+using Inference.Runtime.Sampling;
+
+namespace Inference.Runtime.Engine;
+
+/// <summary>How many sessions a server holds for its clients.</summary>
+/// <param name="SessionsMax">Most sessions at once, over all tenants.</param>
+/// <param name="TokensMax">Most tokens of all sessions together (4 bytes each; their state is the cache's business).</param>
+/// <param name="PinMax">The longest time that a pin may be asked for.</param>
+public sealed record KvSessionLimits(int SessionsMax = 1024, long TokensMax = 1L << 28, TimeSpan? PinMax = null);
+
+/// <summary>
+/// Conversations that clients hold by name: a session is a list of tokens, and nothing else has to be kept. The state of its tokens is in the
+/// cache like that of any other prefix; if it had to give way it is computed again and the answers are the same, bit for bit. So creating, forking
+/// and truncating cost nothing, and a session cannot be wrong, only slow; a pin is the promise that it is not slow.
+///
+/// One writer at a time changes a session (<see cref="Begin"/>); a change that fails leaves it as it was. Safe for use from several threads;
+/// owns the sessions, but not the cache, which is touched on the engine's thread only.
+/// </summary>
+public sealed class KvSessions : IDisposable
+{
+    private readonly InferenceEngine _engine;
+    private readonly TimeProvider _time;
+    private readonly KvSessionLimits _limits;
+    private readonly Lock _lock = new();
+    private readonly Dictionary<(string Tenant, string Id), KvSession> _sessions = [];
+    private long _tokens;
+
+    public KvSessions(InferenceEngine engine, TimeProvider time, KvSessionLimits? limits = null) =>
+        (_engine, _time, _limits) = (engine, time, limits ?? new());
+
+    /// <summary>The longest time that a pin may be asked for.</summary>
+    public TimeSpan PinMax => _limits.PinMax ?? TimeSpan.FromDays(1);
+
+    /// <summary>An empty session.</summary>
+    /// <param name="id">1 to 128 letters, digits, dots, dashes and underscores; null = made up.</param>
+    /// <exception cref="KvSessionException">The name is taken, or there are too many sessions.</exception>
+    public KvSessionInfo Create(string tenant, string? id = null)
+    {
+        var session = new KvSession(tenant, id ?? Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)), _time.GetUtcNow());
+        Enter(session);
+        return session.Info();
+    }
+
+    /// <summary>Another session of the same tokens, or of the first <paramref name="length"/> of them.</summary>
+    /// <exception cref="KvSessionException">There is no such session or length, the name is taken, or there are too many sessions.</exception>
+    public KvSessionInfo Fork(string tenant, string id, string? newId = null, int? length = null)
+    {
+        KvSession fork;
+        lock (_lock)
+        {
+            var from = Find(tenant, id);
+            CheckLength(from, length);
+            fork = new KvSession(tenant, newId ?? Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)), _time.GetUtcNow());
+            fork.Set(length is { } n ? from.Tokens[..n] : from.Tokens, from.AnswerOpen && (length ?? from.Tokens.Length) == from.Tokens.Length);
+        }
+        Enter(fork);
+        return fork.Info();
+    }
+
+    /// <summary>Begins a change: nobody else can change the session until the result is disposed.</summary>
+    /// <exception cref="KvSessionException">There is no such session, or it is being changed.</exception>
+    public KvSessionTurn Begin(string tenant, string id)
+    {
+        lock (_lock)
+        {
+            var session = Find(tenant, id);
+            if (session.Busy)
+                throw new KvSessionException(KvSessionFault.Busy, $"Session '{id}' is being changed by another call; fork it, or wait for that call's end.");
+            session.Busy = true;
+            return new(this, session);
+        }
+    }
+
+    /// <summary>Adds tokens and computes them.</summary>
+    /// <exception cref="KvSessionException">There is no such session, or it is being changed.</exception>
+    /// <exception cref="RequestRejectedException">They can never fit, or there is no room now.</exception>
+    public async Task<KvSessionInfo> AppendAsync(
+        string tenant, string id, IReadOnlyList<int> tokens, GenerationRequest template, CancellationToken cancel)
+    {
+        using var turn = Begin(tenant, id);
+        int[] all = [.. turn.Tokens, .. tokens];
+        if (all.Length > 0) await ComputeAsync(tenant, all, template, cancel).ConfigureAwait(false);
+        turn.Commit(all, answerOpen: false);
+        await RepinAsync(turn.Session).ConfigureAwait(false);
+        return await InfoAsync(turn.Session).ConfigureAwait(false);
+    }
+
+    /// <summary>Cuts a session to its first tokens.</summary>
+    /// <exception cref="KvSessionException">There is no such session or length, or it is being changed.</exception>
+    public async Task<KvSessionInfo> TruncateAsync(string tenant, string id, int length)
+    {
+        using var turn = Begin(tenant, id);
+        CheckLength(turn.Session, length);
+        turn.Commit(turn.Tokens[..length], turn.Session.AnswerOpen && length == turn.Tokens.Length);
+        await RepinAsync(turn.Session).ConfigureAwait(false);
+        return await InfoAsync(turn.Session).ConfigureAwait(false);
+    }
+
+    /// <summary>
+    /// Keeps a session's state in memory for a time, computing it first if it is not there; zero ends the pin. A pin gives way to nothing but a
+    /// request that would not fit otherwise with the cache to itself. It follows the session as it grows.
+    /// </summary>
+    /// <exception cref="KvSessionException">There is no such session, it is being changed, or the pins of all sessions would take more than half of
+    /// the cache.</exception>
+    public async Task<KvSessionInfo> PinAsync(string tenant, string id, TimeSpan limit, GenerationRequest template, CancellationToken cancel)
+    {
+        using var turn = Begin(tenant, id);
+        var session = turn.Session;
+        if (limit <= TimeSpan.Zero)
+        {
+            await UnpinAsync(session).ConfigureAwait(false);
+            return await InfoAsync(session).ConfigureAwait(false);
+        }
+        if (session.Tokens.Length > 0 && (await InfoAsync(session).ConfigureAwait(false)).MemoryTokens < session.Tokens.Length - 1)
+            await ComputeAsync(tenant, session.Tokens, template, cancel).ConfigureAwait(false);
+        if (!await _engine.OnThread(cache => Repin(cache, session)).ConfigureAwait(false))
+            throw new KvSessionException(
+                KvSessionFault.NoRoom, $"Session '{id}' cannot be pinned: pins take at most half of the cache, and half of its kept prefixes; end other pins first.");
+        session.PinEnds?.Dispose();
+        session.PinnedUntil = _time.GetUtcNow() + limit;
+        session.PinEnds = _time.CreateTimer(_ => _ = UnpinAsync(session), null, limit, Timeout.InfiniteTimeSpan);
+        return await InfoAsync(session).ConfigureAwait(false);
+    }
+
+    /// <summary>A session, with what the cache holds of it.</summary>
+    /// <exception cref="KvSessionException">There is no such session.</exception>
+    public Task<KvSessionInfo> GetAsync(string tenant, string id)
+    {
+        KvSession session;
+        lock (_lock) session = Find(tenant, id);
+        return InfoAsync(session);
+    }
+
+    /// <summary>A tenant's sessions by name, with what the cache holds of them.</summary>
+    public async Task<IReadOnlyList<KvSessionInfo>> ListAsync(string tenant)
+    {
+        KvSession[] sessions;
+        lock (_lock) sessions = [.. _sessions.Values.Where(s => s.Tenant == tenant).OrderBy(s => s.Id, StringComparer.Ordinal)];
+        return await _engine.OnThread(cache => (IReadOnlyList<KvSessionInfo>)[.. sessions.Select(s => Info(cache, s))]).ConfigureAwait(false);
+    }
+
+    /// <summary>Forgets a session; what others share with it stays.</summary>
+    /// <exception cref="KvSessionException">There is no such session, or it is being changed.</exception>
+    public async Task DeleteAsync(string tenant, string id)
+    {
+        using var turn = Begin(tenant, id);
+        await UnpinAsync(turn.Session).ConfigureAwait(false);
+        lock (_lock)
+        {
+            _sessions.Remove((tenant, id));
+            _tokens -= turn.Session.Tokens.Length;
+        }
+    }
+
+    /// <summary>After a generation on it: its tokens were committed, the pin moves along.</summary>
+    public Task RepinAsync(KvSessionTurn turn) => RepinAsync(turn.Session);
+
+    internal void Commit(KvSession session, int[] tokens, bool answerOpen)
+    {
+        lock (_lock)
+        {
+            CheckRoom(tokens.Length - session.Tokens.Length);
+            _tokens += tokens.Length - session.Tokens.Length;
+            session.Set(tokens, answerOpen);
+            session.UsedAt = _time.GetUtcNow();
+        }
+    }
+
+    internal void End(KvSession session)
+    {
+        lock (_lock) session.Busy = false;
+    }
+
+    private void Enter(KvSession session)
+    {
+        if (!IsId(session.Id))
+            throw new KvSessionException(KvSessionFault.Invalid, "A session's name has 1 to 128 letters, digits, dots, dashes and underscores.");
+        lock (_lock)
+        {
+            if (_sessions.ContainsKey((session.Tenant, session.Id)))
+                throw new KvSessionException(KvSessionFault.Exists, $"There is a session '{session.Id}' already; delete it, or choose another name.");
+            if (_sessions.Count >= _limits.SessionsMax)
+                throw new KvSessionException(KvSessionFault.NoRoom, $"This server holds at most {_limits.SessionsMax} sessions; delete one first.");
+            CheckRoom(session.Tokens.Length);
+            _sessions.Add((session.Tenant, session.Id), session);
+            _tokens += session.Tokens.Length;
+        }
+    }
+
+    private void CheckRoom(int tokens)
+    {
+        if (_tokens + tokens > _limits.TokensMax)
+            throw new KvSessionException(
+                KvSessionFault.NoRoom, $"The sessions of this server hold {_tokens} tokens, {tokens} more would exceed {_limits.TokensMax}; delete or truncate some.");
+    }
+
+    private static void CheckLength(KvSession session, int? length)
+    {
+        if (length < 0 || length > session.Tokens.Length)
+            throw new KvSessionException(KvSessionFault.Invalid, $"Session '{session.Id}' has {session.Tokens.Length} tokens, it cannot be cut at {length}.");
+    }
+
+    private KvSession Find(string tenant, string id) => _sessions.GetValueOrDefault((tenant, id))
+        ?? throw new KvSessionException(KvSessionFault.NotFound, $"There is no session '{id}' here.");
+
+    private static bool IsId(string id) => id.Length is > 0 and <= 128 && id.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '-' or '_');
+
+    // Brings tokens into the cache, as a request of its own that generates nothing.
+    private async Task ComputeAsync(string tenant, int[] tokens, GenerationRequest template, CancellationToken cancel)
+    {
+        using var handle = _engine.Submit(template with
+        {
+            PromptTokenIds = tokens, Tenant = tenant, OutputTokensMax = 0, Sampling = SamplingParams.Greedy,
+        });
+        await foreach (var e in handle.Events.ReadAllAsync(cancel).ConfigureAwait(false))
+        {
+            if (e is not GenerationFinished { Reason: not FinishReason.Length } end) continue;
+            throw end.Reason switch
+            {
+                FinishReason.Cancelled => new OperationCanceledException(cancel),
+                FinishReason.DeadlineExceeded => new TimeoutException("The deadline passed before the session's tokens were computed."),
+                _ => new KvSessionException(KvSessionFault.Failed, end.Error ?? "The session's tokens could not be computed."),
+            };
+        }
+    }
+
+    // ---- on the engine's thread ----
+
+    private Task<KvSessionInfo> InfoAsync(KvSession session) => _engine.OnThread(cache => Info(cache, session));
+
+    private KvSessionInfo Info(KvCacheManager cache, KvSession session)
+    {
+        KvSessionInfo info;
+        int[] tokens;
+        lock (_lock) (info, tokens) = (session.Info(), session.Tokens);
+        if (cache.Prefixes?.Find(session.PathOf(tokens), tokens, tokens.Length) is not { } snapshot) return info;
+        return info with { MemoryTokens = snapshot.Length, MemoryBytes = cache.Prefixes.BytesOf(snapshot) };
+    }
+
+    private Task RepinAsync(KvSession session) =>
+        session.PinnedUntil is null ? Task.CompletedTask : _engine.OnThread(cache => Repin(cache, session));
+
+    // Pins what the cache holds of the session's tokens, instead of what was pinned before. False if that is too much.
+    private static bool Repin(KvCacheManager cache, KvSession session)
+    {
+        var tokens = session.Tokens;
+        var snapshot = tokens.Length == 0 ? null : cache.Prefixes?.Find(session.PathOf(tokens), tokens, tokens.Length);
+        if (snapshot == session.Pinned) return snapshot is not null || tokens.Length == 0;
+        if (snapshot is null) return tokens.Length == 0;
+        if (snapshot.Pins == 0 && !cache.MayPin(snapshot, session.Pinned)) return false;
+        cache.Prefixes!.Pin(snapshot);
+        if (session.Pinned is { } before) cache.Prefixes.Unpin(before);
+        session.Pinned = snapshot;
+        return true;
+    }
+
+    private Task<bool> UnpinAsync(KvSession session)
+    {
+        session.PinEnds?.Dispose();
+        (session.PinEnds, session.PinnedUntil) = (null, null);
+        return _engine.OnThread(cache =>
+        {
+            if (session.Pinned is { } pinned) cache.Prefixes!.Unpin(pinned);
+            session.Pinned = null;
+            return true;
+        });
+    }
+
+    public void Dispose()
+    {
+        lock (_lock)
+            foreach (var session in _sessions.Values) session.PinEnds?.Dispose();
+    }
+}
