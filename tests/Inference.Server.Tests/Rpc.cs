@@ -32,6 +32,8 @@ internal static class Rpc
 
 internal sealed record Failure(StatusCode Code, string Message, ErrorInfo? Info, BadRequest? BadRequest, RetryInfo? Retry)
 {
+    public string? Reason => Info?.Reason;
+
     public IReadOnlyList<string> Fields => BadRequest is null ? [] : [.. BadRequest.FieldViolations.Select(v => v.Field)];
 
     public void Is(StatusCode code, string reason)

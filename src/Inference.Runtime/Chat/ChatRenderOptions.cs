@@ -31,4 +31,7 @@ public sealed record ChatRenderOptions
 
     /// <summary>Begin with the begin-of-sequence token.</summary>
     public bool BeginOfSequence { get; init; } = true;
+
+    /// <summary>End with what asks the model to answer, where the last message calls for an answer.</summary>
+    public bool AsksForAnswer { get; init; } = true;
 }

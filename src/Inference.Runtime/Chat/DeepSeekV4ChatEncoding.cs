@@ -23,6 +23,9 @@ public sealed class DeepSeekV4ChatEncoding(EncodingRelease release)
 {
     public EncodingRelease Release => release;
 
+    /// <summary>The tokens that messages begin with: where one conversation may part from another.</summary>
+    public static IReadOnlyList<string> MessageOpeners { get; } = [DeepSeekV4Wire.User, DeepSeekV4Wire.Assistant, DeepSeekV4Wire.LatestReminder];
+
     /// <summary>Renders a conversation.</summary>
     /// <exception cref="ChatEncodingException">
     /// An effort the release does not have, a developer message without content, or text that is no valid UTF-16.

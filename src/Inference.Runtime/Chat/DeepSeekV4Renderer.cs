@@ -38,7 +38,7 @@ internal sealed class DeepSeekV4Renderer
         for (int i = 0; i < _turns.Count; i++)
         {
             Body(i);
-            if (i + 1 == _turns.Count || _turns[i + 1].Role is ChatRole.Assistant or ChatRole.LatestReminder)
+            if (i + 1 == _turns.Count ? _options.AsksForAnswer : _turns[i + 1].Role is ChatRole.Assistant or ChatRole.LatestReminder)
                 Trailer(i);
         }
         return new RenderedPrompt(_prompt.ToSegments(), _opensReasoning);

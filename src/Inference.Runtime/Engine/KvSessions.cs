@@ -74,14 +74,21 @@ public sealed class KvSessions : IDisposable
     }
 
     /// <summary>Adds tokens and computes them.</summary>
+    /// <param name="template">The request by which they are computed: all but prompt, tenant and number of tokens to generate.</param>
     /// <exception cref="KvSessionException">There is no such session, or it is being changed.</exception>
     /// <exception cref="RequestRejectedException">They can never fit, or there is no room now.</exception>
     public async Task<KvSessionInfo> AppendAsync(
         string tenant, string id, IReadOnlyList<int> tokens, GenerationRequest template, CancellationToken cancel)
     {
         using var turn = Begin(tenant, id);
+        return await AppendAsync(turn, tokens, template, cancel).ConfigureAwait(false);
+    }
+
+    /// <inheritdoc cref="AppendAsync(string, string, IReadOnlyList{int}, GenerationRequest, CancellationToken)"/>
+    public async Task<KvSessionInfo> AppendAsync(KvSessionTurn turn, IReadOnlyList<int> tokens, GenerationRequest template, CancellationToken cancel)
+    {
         int[] all = [.. turn.Tokens, .. tokens];
-        if (all.Length > 0) await ComputeAsync(tenant, all, template, cancel).ConfigureAwait(false);
+        if (all.Length > 0) await ComputeAsync(turn.Session.Tenant, all, template, cancel).ConfigureAwait(false);
         turn.Commit(all, answerOpen: false);
         await RepinAsync(turn.Session).ConfigureAwait(false);
         return await InfoAsync(turn.Session).ConfigureAwait(false);
@@ -212,15 +219,17 @@ public sealed class KvSessions : IDisposable
     {
         using var handle = _engine.Submit(template with
         {
-            PromptTokenIds = tokens, Tenant = tenant, OutputTokensMax = 0, Sampling = SamplingParams.Greedy,
+            PromptTokenIds = tokens,
+            Tenant = tenant,
+            OutputTokensMax = 0,
+            Sampling = SamplingParams.Greedy,
         });
         await foreach (var e in handle.Events.ReadAllAsync(cancel).ConfigureAwait(false))
         {
             if (e is not GenerationFinished { Reason: not FinishReason.Length } end) continue;
             throw end.Reason switch
             {
-                FinishReason.Cancelled => new OperationCanceledException(cancel),
-                FinishReason.DeadlineExceeded => new TimeoutException("The deadline passed before the session's tokens were computed."),
+                FinishReason.Cancelled or FinishReason.DeadlineExceeded => new OperationCanceledException(cancel),
                 _ => new KvSessionException(KvSessionFault.Failed, end.Error ?? "The session's tokens could not be computed."),
             };
         }

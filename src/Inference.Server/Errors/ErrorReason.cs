@@ -19,6 +19,16 @@ internal static class ErrorReason
     public const string CannotRun = "CANNOT_RUN";
     /// <summary>NOT_FOUND: no model of that name.</summary>
     public const string ModelNotFound = "MODEL_NOT_FOUND";
+    /// <summary>NOT_FOUND: the tenant has no session of that name.</summary>
+    public const string SessionNotFound = "SESSION_NOT_FOUND";
+    /// <summary>ALREADY_EXISTS: the tenant has a session of that name.</summary>
+    public const string SessionExists = "SESSION_EXISTS";
+    /// <summary>ABORTED: another call is changing the session.</summary>
+    public const string SessionBusy = "SESSION_BUSY";
+    /// <summary>RESOURCE_EXHAUSTED: sessions, their tokens or pins have reached a limit; waiting does not help, deleting does.</summary>
+    public const string SessionLimit = "SESSION_LIMIT";
+    /// <summary>FAILED_PRECONDITION: the server has no disk tier.</summary>
+    public const string NoDiskTier = "NO_DISK_TIER";
     /// <summary>RESOURCE_EXHAUSTED: no room now; RetryInfo says when to come back.</summary>
     public const string Overloaded = "OVERLOADED";
     /// <summary>UNAVAILABLE: the model is being loaded; RetryInfo says when to come back.</summary>

@@ -27,6 +27,11 @@ internal static class StatusMapping
         [ErrorReason.ChatEncoding] = StatusCode.InvalidArgument,
         [ErrorReason.CannotRun] = StatusCode.InvalidArgument,
         [ErrorReason.ModelNotFound] = StatusCode.NotFound,
+        [ErrorReason.SessionNotFound] = StatusCode.NotFound,
+        [ErrorReason.SessionExists] = StatusCode.AlreadyExists,
+        [ErrorReason.SessionBusy] = StatusCode.Aborted,
+        [ErrorReason.SessionLimit] = StatusCode.ResourceExhausted,
+        [ErrorReason.NoDiskTier] = StatusCode.FailedPrecondition,
         [ErrorReason.Overloaded] = StatusCode.ResourceExhausted,
         [ErrorReason.Loading] = StatusCode.Unavailable,
         [ErrorReason.Draining] = StatusCode.Unavailable,
@@ -40,11 +45,12 @@ internal static class StatusMapping
     };
 
     /// <summary>The same request may succeed when sent again, here or to another server.</summary>
-    public static bool IsRetryable(string reason) => Codes[reason] is StatusCode.Unavailable or StatusCode.ResourceExhausted or StatusCode.Aborted;
+    public static bool IsRetryable(string reason) => reason != ErrorReason.SessionLimit && Codes[reason] is StatusCode.Unavailable or StatusCode.ResourceExhausted or StatusCode.Aborted;
 
     /// <summary>Whether the exception is one that the table knows; others are faults of the server and worth a log line.</summary>
     public static bool IsExpected(Exception exception) =>
-        exception is RpcException or RequestException or RequestRejectedException or ChatEncodingException or OperationCanceledException;
+        exception is RpcException or RequestException or RequestRejectedException or KvSessionException or ChatEncodingException
+            or OperationCanceledException;
 
     /// <param name="deadlinePassed">Tells the two causes of a cancelled call apart.</param>
     public static RpcException ToRpcException(Exception exception, bool deadlinePassed) => exception switch
@@ -57,6 +63,7 @@ internal static class StatusMapping
     {
         RequestException e => Build(e),
         RequestRejectedException e => Build(Rejected(e)),
+        KvSessionException e => Build(SessionFault(e)),
         ChatEncodingException e => Build(ChatFault(e)),
         OperationCanceledException when deadlinePassed => Build(new(ErrorReason.DeadlineExceeded, "The deadline of the call passed.")),
         OperationCanceledException => Build(new(ErrorReason.Cancelled, "The call was cancelled.")),
@@ -68,6 +75,17 @@ internal static class StatusMapping
         RejectionReason.InvalidRequest => new(ErrorReason.CannotRun, e.Message) { Violations = e.Field is null ? [] : [Violation(e.Field, e.Message)] },
         RejectionReason.Overloaded => new(ErrorReason.Overloaded, e.Message) { RetryAfter = e.RetryAfter ?? TimeSpan.FromSeconds(1) },
         _ => new(ErrorReason.Draining, e.Message),
+    };
+
+    private static RequestException SessionFault(KvSessionException e) => e.Fault switch
+    {
+        KvSessionFault.NotFound => new(ErrorReason.SessionNotFound, e.Message),
+        KvSessionFault.Exists => new(ErrorReason.SessionExists, e.Message),
+        KvSessionFault.Busy => new(ErrorReason.SessionBusy, e.Message),
+        KvSessionFault.NoRoom => new(ErrorReason.SessionLimit, e.Message),
+        KvSessionFault.NoDisk => new(ErrorReason.NoDiskTier, e.Message),
+        KvSessionFault.Invalid => new(ErrorReason.InvalidField, e.Message),
+        _ => new(ErrorReason.GenerationFailed, e.Message),
     };
 
     private static RequestException ChatFault(ChatEncodingException e)

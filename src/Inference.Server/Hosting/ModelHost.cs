@@ -113,6 +113,7 @@ internal static class ModelHost
             Backend = backend,
             Model = model,
             Engine = engine,
+            Sessions = new KvSessions(engine, time),
             ContextMax = Math.Min(engine.Options.ContextMax ?? model.Info.ContextMax, CacheTokensMax(model, engine) + 1),
         };
     }

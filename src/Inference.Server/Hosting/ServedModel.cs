@@ -31,6 +31,8 @@ internal sealed class ServedModel : IAsyncDisposable
 
     public required InferenceEngine Engine { get; init; }
 
+    public required KvSessions Sessions { get; init; }
+
     public ModelInfo Info => Model.Info;
 
     /// <summary>Most tokens of prompt and answer together: the model's limit, or the operator's, or what the cache holds.</summary>
@@ -49,8 +51,27 @@ internal sealed class ServedModel : IAsyncDisposable
         return ids;
     }
 
+    /// <summary>The last places of a prompt at which a message begins (<see cref="GenerationRequest.Boundaries"/>).</summary>
+    public List<int> Boundaries(IReadOnlyList<int> ids)
+    {
+        var boundaries = new List<int>();
+        for (int i = ids.Count - 1; i > 0 && boundaries.Count < BoundariesMax; i--)
+            if (_messageOpeners.Value.Contains(ids[i])) boundaries.Add(i);
+        boundaries.Reverse();
+        return boundaries;
+    }
+
+    // Conversations part near their end; older messages have the regular snapshots.
+    private const int BoundariesMax = 8;
+
+    private readonly Lazy<HashSet<int>> _messageOpeners;
+
+    public ServedModel() => _messageOpeners = new(() =>
+        Chat is null ? [] : [.. DeepSeekV4ChatEncoding.MessageOpeners.Select(o => Tokenizer!.IdOf(o)).OfType<int>()]);
+
     public async ValueTask DisposeAsync()
     {
+        Sessions.Dispose();
         await Engine.DisposeAsync();
         Model.Dispose();
         Backend.Dispose();

@@ -226,6 +226,7 @@ internal sealed class ServerHost : IAsyncDisposable
         app.UseMiddleware<UnreadableMessages>();
         app.UseRouting();
         app.MapGrpcService<CompletionService>();
+        app.MapGrpcService<SessionsService>();
         app.MapGrpcService<TokenizationService>();
         app.MapGrpcService<ModelsService>();
         app.MapGrpcService<HealthServiceImpl>();

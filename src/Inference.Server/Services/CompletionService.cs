@@ -23,7 +23,9 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
     public override async Task Generate(V1.GenerateRequest request, IServerStreamWriter<V1.GenerateEvent> responseStream, ServerCallContext context)
     {
         var model = host.Require(request.Model);
-        var read = RequestReader.Read(request, model, Proposed(context), CallTenant.Of(context), context.Deadline);
+        string tenant = CallTenant.Of(context);
+        using var turn = request.HasSessionId ? new SessionTurn(model.Sessions, model.Sessions.Begin(tenant, request.SessionId)) : null;
+        var read = RequestReader.Read(request, model, Proposed(context), tenant, context.Deadline, turn?.Session);
         using var handle = Submit(model, read, context);
         await context.WriteResponseHeadersAsync(new Metadata { { RequestIdKey, handle.RequestId } });
         ulong sequence = 0;
@@ -37,11 +39,13 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
                     break;
                 case GenerationDelta delta:
                     tokens = (uint)(delta.Index + delta.TokenIds.Count);
+                    turn?.Add(delta);
                     await SendAsync(new V1.GenerateEvent { Delta = ProtoEvents.Delta(delta, read, model) }, last: false);
                     break;
                 case GenerationFinished finished:
                     if (finished.Text.Length > 0)
                         await SendAsync(new V1.GenerateEvent { Delta = new V1.Delta { Index = tokens, Text = finished.Text } }, last: false);
+                    if (turn is not null) await turn.EndAsync(finished, read, model);
                     var failure = Ended(finished, read, model);
                     await SendAsync(new V1.GenerateEvent { Finished = ProtoEvents.Finished(finished, failure) }, last: true);
                     if (failure is not null) throw failure;
@@ -72,7 +76,9 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
     public override async Task<V1.CompleteResponse> Complete(V1.GenerateRequest request, ServerCallContext context)
     {
         var model = host.Require(request.Model);
-        var read = RequestReader.Read(request, model, Proposed(context), CallTenant.Of(context), context.Deadline);
+        string tenant = CallTenant.Of(context);
+        using var turn = request.HasSessionId ? new SessionTurn(model.Sessions, model.Sessions.Begin(tenant, request.SessionId)) : null;
+        var read = RequestReader.Read(request, model, Proposed(context), tenant, context.Deadline, turn?.Session);
         using var handle = Submit(model, read, context);
         await context.WriteResponseHeadersAsync(new Metadata { { RequestIdKey, handle.RequestId } });
         var response = new V1.CompleteResponse();
@@ -86,6 +92,7 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
                     response.Started = ProtoEvents.Started(started, read, model);
                     break;
                 case GenerationDelta delta:
+                    turn?.Add(delta);
                     var part = ProtoEvents.Delta(delta, read, model);
                     text.Append(part.Text);
                     part.Bytes.WriteTo(bytes);
@@ -93,6 +100,7 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
                     response.Logprobs.Add(part.Logprobs);
                     break;
                 case GenerationFinished finished:
+                    if (turn is not null) await turn.EndAsync(finished, read, model);
                     if (Ended(finished, read, model) is { } failure) throw failure;
                     response.Text = text.Append(finished.Text).ToString();
                     response.Bytes = ByteString.CopyFrom(bytes.GetBuffer(), 0, (int)bytes.Length);

@@ -28,9 +28,11 @@ internal static class RequestReader
     private const int TopLogprobsMax = 20;
 
     /// <param name="proposedId">A request id from the call's metadata, for requests without one of their own; ignored when it is no good.</param>
+    /// <param name="tenant">Whose call it is.</param>
     /// <param name="deadline">Of the call, UTC; <see cref="DateTime.MaxValue"/> = none.</param>
+    /// <param name="session">What the prompt goes on from.</param>
     /// <exception cref="RequestException">Something is wrong with the request.</exception>
-    public static ReadRequest Read(V1.GenerateRequest request, ServedModel model, string? proposedId, string tenant, DateTime deadline)
+    public static ReadRequest Read(V1.GenerateRequest request, ServedModel model, string? proposedId, string tenant, DateTime deadline, KvSessionTurn? session = null)
     {
         var checks = new FieldChecks();
         string requestId = RequestId(request, proposedId, checks);
@@ -41,10 +43,11 @@ internal static class RequestReader
         var stopIds = StopTokenIds(stopping, model, checks);
         var output = request.Output ?? new();
         int? topLogprobs = output.HasTopLogprobs ? checks.Integer("output.top_logprobs", true, output.TopLogprobs, 0, TopLogprobsMax, 0) : null;
-        var prompt = PromptReader.Check(request, model, checks);
+        var prompt = PromptReader.Check(request, model, session, checks);
         checks.ThrowIfAny();
 
         var ids = prompt.Encode(model);
+        if (session is not null) ids = [.. session.Tokens, .. ids];
         return new ReadRequest(
             new GenerationRequest
             {
@@ -58,6 +61,7 @@ internal static class RequestReader
                 KeepSpecialTokens = output.HasSpecialTokens ? output.SpecialTokens : request.PromptCase == V1.GenerateRequest.PromptOneofCase.Chat,
                 TopLogprobs = topLogprobs,
                 Tenant = tenant,
+                Boundaries = model.Boundaries(ids),
                 Deadline = deadline == DateTime.MaxValue ? null : new DateTimeOffset(deadline, TimeSpan.Zero),
             },
             output.OmitTokenIds, output.OmitBytes);
@@ -65,11 +69,13 @@ internal static class RequestReader
 
     private static string RequestId(V1.GenerateRequest request, string? proposed, FieldChecks checks)
     {
-        if (!request.HasRequestId) return proposed is not null && IsId(proposed) ? proposed : Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16));
+        if (!request.HasRequestId) return proposed is not null && IsId(proposed) ? proposed : NewId();
         if (!IsId(request.RequestId))
             checks.Add("request_id", $"has {request.RequestId.Length} characters; give 1 to {RequestIdLengthMax} printable ASCII characters, or leave it out.");
         return request.RequestId;
     }
+
+    public static string NewId() => Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16));
 
     private static bool IsId(string id) => id.Length is > 0 and <= RequestIdLengthMax && id.All(c => c is >= ' ' and <= '~');
 
