@@ -22,6 +22,9 @@ internal static partial class ServerLog
     [LoggerMessage(5, LogLevel.Information, "Loading the model in {Folder}.")]
     public static partial void Loading(ILogger logger, string folder);
 
+    [LoggerMessage(21, LogLevel.Warning, "The weights are random, made in memory from the config.json in {Folder} (--dummy): answers mean nothing.")]
+    public static partial void DummyWeights(ILogger logger, string folder);
+
     [LoggerMessage(6, LogLevel.Information, "The model {Name} is ready after {Milliseconds} ms.")]
     public static partial void Ready(ILogger logger, string name, long milliseconds);
 

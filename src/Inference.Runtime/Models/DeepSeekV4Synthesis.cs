@@ -58,8 +58,13 @@ public sealed class DeepSeekV4Synthesis
         Writer = new CheckpointWriter(_tensors.Select(t => t.Spec));
     }
 
-    /// <summary>Writes the file; give it <see cref="Fill"/>.</summary>
+    /// <summary>Writes it as a file; give it <see cref="Fill"/>.</summary>
     public CheckpointWriter Writer { get; }
+
+    /// <summary>The same checkpoint in memory instead of in a file; the caller owns it.</summary>
+    /// <param name="location">What messages call it.</param>
+    /// <param name="cancel">Looked at on the way.</param>
+    public Checkpoint InMemory(string location, CancellationToken cancel) => Checkpoint.Filled(location, Writer.Tensors, Fill, cancel);
 
     /// <summary>The numbers of a piece of a tensor.</summary>
     public void Fill(int index, long offset, Span<byte> bytes)

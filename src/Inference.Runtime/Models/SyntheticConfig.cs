@@ -37,6 +37,19 @@ public static class SyntheticConfig
         return JsonSerializer.SerializeToUtf8Bytes(root, Indented);
     }
 
+    /// <summary>How a model of this config is stored, as far as the three storages go: quantised if it says so, else as its torch_dtype says.</summary>
+    /// <param name="file">For messages.</param>
+    /// <param name="json">A config.json.</param>
+    /// <exception cref="ModelConfigException">It is no JSON object.</exception>
+    public static SyntheticStorage StorageOf(string file, ReadOnlyMemory<byte> json)
+    {
+        var root = Root(file, json);
+        if (root["quantization_config"] is JsonObject) return SyntheticStorage.Fp8Fp4;
+        return root["torch_dtype"] is JsonValue dtype && dtype.TryGetValue(out string? name) && name == "float32"
+            ? SyntheticStorage.F32
+            : SyntheticStorage.BF16;
+    }
+
     private static void SetStorage(JsonObject root, int tile, SyntheticStorage storage)
     {
         root["torch_dtype"] = storage == SyntheticStorage.F32 ? "float32" : "bfloat16";

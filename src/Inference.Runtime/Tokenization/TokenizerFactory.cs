@@ -17,6 +17,8 @@ public static class TokenizerFactory
     private const string ConfigName = "tokenizer_config.json";
     private const string KimiClass = "TikTokenTokenizer";
 
+    private static readonly string[] FileNames = [JsonName, "tokenizer.model", "tiktoken.model"];
+
     /// <summary>
     /// Loads from a model folder: <c>tokenizer.json</c>; else a tiktoken <c>tokenizer.model</c> with <c>pattern</c> and
     /// <c>special_tokens</c> in config.json; else Kimi's <c>tiktoken.model</c> with tokenizer_config.json.
@@ -38,6 +40,10 @@ public static class TokenizerFactory
             return TiktokenFile.Read(kimi, ReadFile(kimi), SplitPatterns.Kimi, config.AddedTokens, config.Names);
         throw new TokenizerException(folder, "has no tokenizer.json and no tiktoken file we know.", "Put the model's tokenizer.json there.");
     }
+
+    /// <summary>As <see cref="Load"/>; null when the folder brings no tokenizer, which a checkpoint for tests may well do.</summary>
+    /// <exception cref="TokenizerException">There is one and it is broken.</exception>
+    public static ModelTokenizer? Find(string folder) => FileNames.Any(name => File.Exists(Path.Combine(folder, name))) ? Load(folder) : null;
 
     /// <summary>Reads a tokenizer.json from memory; <paramref name="name"/> is what error messages call it.</summary>
     /// <exception cref="TokenizerException">It is broken or not supported.</exception>

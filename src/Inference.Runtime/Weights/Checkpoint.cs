@@ -81,6 +81,32 @@ public sealed class Checkpoint : IDisposable
         return checkpoint.Guarded(() => checkpoint.Add(WeightRegion.Pin(name, image), options ?? CheckpointOptions.Default));
     }
 
+    /// <summary>Makes a checkpoint in memory: as large as its tensors, each aligned to a cache line, filled on all processors.</summary>
+    /// <param name="location">What messages call it.</param>
+    /// <param name="tensors">Names, dtypes and shapes.</param>
+    /// <param name="fill">Gives the data, in the pieces in which <see cref="CheckpointWriter"/> asks for it.</param>
+    /// <param name="cancel">Looked at between pieces.</param>
+    internal static unsafe Checkpoint Filled(string location, IReadOnlyList<TensorSpec> tensors, TensorFill fill, CancellationToken cancel)
+    {
+        const int Line = 64, PieceBytes = CheckpointWriter.PieceBytes;
+        var checkpoint = new Checkpoint(location);
+        var starts = new long[tensors.Count + 1];
+        for (int i = 0; i < tensors.Count; i++) starts[i + 1] = checked(starts[i] + (tensors[i].ByteLength + Line - 1) / Line * Line);
+        var region = WeightRegion.Allocate(location, starts[^1]);
+        return checkpoint.Guarded(() =>
+        {
+            checkpoint._regions.Add(region);
+            for (int i = 0; i < tensors.Count; i++)
+                checkpoint._tensors.Add(tensors[i].Name, new TensorView(region, tensors[i].Name, tensors[i].DType, tensors[i].Shape, starts[i], tensors[i].ByteLength));
+            var pieces = from i in Enumerable.Range(0, tensors.Count)
+                         from piece in Enumerable.Range(0, (int)((tensors[i].ByteLength + PieceBytes - 1) / PieceBytes))
+                         select (Tensor: i, Offset: (long)piece * PieceBytes);
+            Parallel.ForEach(pieces, new ParallelOptions { CancellationToken = cancel }, p =>
+                fill(p.Tensor, p.Offset, new Span<byte>(
+                    region.Pointer + starts[p.Tensor] + p.Offset, (int)Math.Min(PieceBytes, tensors[p.Tensor].ByteLength - p.Offset))));
+        });
+    }
+
     /// <summary>A checkpoint of names, dtypes and shapes without data, to check or size a model from its description; reading throws.</summary>
     internal static Checkpoint WithoutData(string location, IEnumerable<(string Name, DType DType, ImmutableArray<long> Shape)> tensors)
     {

@@ -1,4 +1,4 @@
-// The bytes of one weight file in the address space: mapped read-only from disk, or pinned in memory.
+// The bytes of one weight file in the address space: mapped read-only from disk, pinned in memory, or made there.
 //
 // Mapped pages are read by the operating system when they are touched and can be dropped again under pressure, so a
 // checkpoint may be larger than memory. If somebody truncates a mapped file in place, touching a lost page ends the
@@ -7,6 +7,7 @@
 // afterwards throws instead of reading unmapped memory.
 using System.IO.MemoryMappedFiles;
 using System.Runtime.InteropServices;
+using Inference.Backends;
 
 namespace Inference.Runtime.Weights;
 
@@ -69,6 +70,13 @@ internal sealed unsafe class WeightRegion : IDisposable
     {
         var pin = new Pinned(image);
         return new WeightRegion(name, pin, pin.Pointer, image.Length);
+    }
+
+    /// <summary>Memory of its own, contents undefined; large regions take no physical memory until they are written.</summary>
+    public static WeightRegion Allocate(string name, long bytes)
+    {
+        var buffer = new HostBuffer(bytes);
+        return new WeightRegion(name, buffer, buffer.Data, bytes);
     }
 
     /// <summary>Stands for data that is not there: asking for it throws, as after Dispose.</summary>

@@ -20,11 +20,12 @@ internal static class BenchCommand
         var seed = Numbers.Seed("--seed", "Of the random prompts. Default: 1.");
         var json = new Option<string?>("--json") { Description = "Write all figures to this file; - for standard output instead of the table.", HelpName = "file" };
         var command = new Command("bench", "Measure throughput and latency of a model on this machine.") { prompts, outputs, concurrencies, requests, seed, json };
-        var settings = new SettingOptions(command, [Settings.Model, Settings.Backend, Settings.Threads, Settings.StepTokensMax]);
+        var settings = new SettingOptions(command, [Settings.Model, Settings.Dummy, Settings.Backend, Settings.Threads, Settings.StepTokensMax, Settings.CacheRounding]);
         command.HasExamples(
             "inference bench",
             "inference bench --prompt-tokens 512 --output-tokens 128 --concurrency 1,8 --json bench.json",
-            "inference bench --model my-model --threads 8");
+            "inference bench --model my-model --threads 8",
+            "inference bench --model deepseek-v4-1b --dummy");
         command.Runs((parsed, cancel) => RunAsync(
             settings.Reader(parsed).ReadModel(),
             new BenchPlan(
@@ -43,7 +44,7 @@ internal static class BenchCommand
     {
         // Before the work: a path that cannot be written should not cost a measurement.
         using var file = json is null ? null : json == "-" ? Console.OpenStandardOutput() : Create(json);
-        using var loaded = ModelOnBackend.Load(options);
+        using var loaded = ModelOnBackend.Load(options, asServed: true);
         var report = BenchReport.Begin(loaded, options, plan);
         await using var engine = await BenchEngine.StartAsync(loaded, options, plan, cancel);
         using (var progress = new BenchProgress(plan.Cells.Count))

@@ -9,7 +9,7 @@ namespace Inference.Server.Commands;
 
 /// <summary>A measurement with everything that is needed to compare it with another: machine, model, program, load.</summary>
 internal sealed record BenchReport(
-    DateTimeOffset Date, string Processor, int LogicalCores, long MemoryBytes, string OperatingSystem, string Runtime, string Version, string Model, ModelInfo Info,
+    DateTimeOffset Date, string Processor, int LogicalCores, long MemoryBytes, string OperatingSystem, string Runtime, string Version, string Model, bool Dummy, ModelInfo Info,
     string Backend, string Device, int StepTokensMax, BenchPlan Plan)
 {
     public List<BenchResult> Cells { get; } = [];
@@ -21,7 +21,7 @@ internal sealed record BenchReport(
             DateTimeOffset.UtcNow, Machine.ProcessorName(), Environment.ProcessorCount, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes,
             RuntimeInformation.OSDescription, RuntimeInformation.FrameworkDescription,
             assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion ?? "",
-            Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(loaded.Folder))), loaded.Model.Info,
+            Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(loaded.Folder))), options.Dummy, loaded.Model.Info,
             loaded.Backend.Info.Name, loaded.Backend.Info.Device, options.StepTokensMax, plan);
     }
 
@@ -48,6 +48,7 @@ internal sealed record BenchReport(
         w.WriteString("name", Model);
         w.WriteString("family", Info.Family);
         w.WriteNumber("parameters", Info.ParameterCount);
+        w.WriteString("weights", Dummy ? "random" : "stored");
         w.WriteEndObject();
         w.WriteString("backend", Backend);
         w.WriteString("device", Device);
@@ -95,7 +96,7 @@ internal static class BenchTables
     public static void Write(BenchReport report)
     {
         var terminal = Tables.Terminal();
-        terminal.WriteLine($"{report.Model} ({report.Info.Family}, {Units.Count(report.Info.ParameterCount)} parameters) on {report.Backend}: {report.Device}");
+        terminal.WriteLine($"{report.Model} ({report.Info.Family}, {Units.Count(report.Info.ParameterCount)} parameters{(report.Dummy ? ", random weights" : "")}) on {report.Backend}: {report.Device}");
         terminal.WriteLine($"{report.Processor}, {report.LogicalCores} logical cores; {report.OperatingSystem}; {report.Date:yyyy-MM-dd HH:mm} UTC");
         var table = Tables.New(
             Tables.Number("prompt"), Tables.Number("output"), Tables.Number("at a time"), Tables.Number("requests"), Tables.Number("output\ntokens/s"),

@@ -14,5 +14,5 @@ internal sealed class FolderOption
 
     /// <exception cref="OptionsException">There is no such folder.</exception>
     /// <exception cref="Runtime.Weights.ModelLoadException">It is no model that this build serves.</exception>
-    public ModelFolder Open(ParseResult parsed) => ModelFolder.Open(_settings.Reader(parsed).ReadModel().Folder ?? ModelHost.EmbeddedFolder);
+    public ModelFolder Open(ParseResult parsed) => ModelFolder.Open(_settings.Reader(parsed).ReadModel().FolderOrEmbedded);
 }

@@ -6,14 +6,8 @@ namespace Inference.Server.Commands;
 /// <summary>The tokenizer of a model folder, for verbs that load no weights.</summary>
 internal static class FolderTokenizer
 {
-    private static readonly string[] Files = ["tokenizer.json", "tokenizer.model", "tiktoken.model"];
-
     /// <exception cref="TokenizerException">There is none, or it is broken.</exception>
     public static ModelTokenizer Load(string folder) => TokenizerFactory.Load(folder);
-
-    /// <summary>Null when the folder brings no tokenizer, which a checkpoint for tests may well do.</summary>
-    /// <exception cref="TokenizerException">There is one and it is broken.</exception>
-    public static ModelTokenizer? Find(string folder) => Files.Any(f => File.Exists(Path.Combine(folder, f))) ? Load(folder) : null;
 
     /// <summary>The ids of a UTF-8 file.</summary>
     /// <param name="option">For messages.</param>

@@ -26,7 +26,7 @@ internal static class InspectCommand
         var command = new Command("inspect", "Print what a model folder holds, the memory it needs and what is wrong with it.") { folder, contexts, json };
         command.HasExamples("inference inspect", "inference inspect my-model --context 8192,65536", "inference inspect my-model --json");
         command.Runs((parsed, _) => Task.FromResult(
-            Run(parsed.GetValue(folder) ?? ModelHost.EmbeddedFolder, parsed.GetValue(contexts), parsed.GetValue(json))));
+            Run(parsed.GetValue(folder) ?? ShippedModels.EmbeddedFolder, parsed.GetValue(contexts), parsed.GetValue(json))));
         return command;
     }
 

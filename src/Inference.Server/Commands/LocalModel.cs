@@ -34,6 +34,7 @@ internal sealed class LocalModel : IAsyncDisposable
 
     private static ServedModel Load(ModelOptions options)
     {
+        if (options.Dummy) Console.Error.WriteLine("The weights are random (--dummy): the answer means nothing.");
         using var progress = new LoadProgressLine();
         return ModelHost.Load(options, NullLoggerFactory.Instance, TimeProvider.System, progress);
     }

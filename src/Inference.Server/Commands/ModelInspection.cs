@@ -58,7 +58,7 @@ internal sealed class ModelInspection
             if (Config is not null) Try(() => Bind(Config, checkpoint));
             checkpoint.Dispose();
         }
-        Try(() => Tokenizer = FolderTokenizer.Find(Folder));
+        Try(() => Tokenizer = TokenizerFactory.Find(Folder));
         Try(() => GenerationDefaults.Read(Folder));
     }
 

@@ -59,7 +59,7 @@ internal static class ScoreCommand
         if (ids is null == text is null) throw new InputException("Give either --token-ids or --text.");
         var (tokens, tokenizer) = ids is not null
             ? (InputFile.Numbers(ids, "--token-ids", int.MinValue, int.MaxValue), null)
-            : Tokenize(options.Folder ?? ModelHost.EmbeddedFolder, text!);
+            : Tokenize(options.FolderOrEmbedded, text!);
         using var loaded = ModelOnBackend.Load(options);
         var scores = Scorer.Score(loaded.Model, loaded.Backend, tokens, score);
         long start = Stopwatch.GetTimestamp();

@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Globalization;
 using Inference.Runtime.Models;
 using Inference.Runtime.Weights;
+using Inference.Server.Hosting;
 
 namespace Inference.Server.Commands;
 
@@ -16,7 +17,7 @@ internal static class SynthesizeCommand
 
     public static Command Create()
     {
-        var config = new Option<string>("--config") { Description = "The config.json of a DeepSeek-V4 model.", HelpName = "file", Required = true };
+        var config = new Option<string>("--config") { Description = "The config.json of a DeepSeek-V4 model, its folder, or the name of a model that ships with the server.", HelpName = "file", Required = true };
         var layers = Numbers.Whole("--layers", "Keep the first so many layers; draft blocks stay. Default: all.", 1, 1000);
         var dtype = new Option<string>("--dtype")
         {
@@ -29,10 +30,18 @@ internal static class SynthesizeCommand
         var command = new Command("synthesize", "Write a model folder of random weights, for tests of size and speed.") { config, layers, dtype, seed, output };
         command.HasExamples(
             "inference synthesize --config DeepSeek-V4-Flash/config.json --layers 4 --output flash-4",
-            "inference synthesize --config models/pebble/config.json --dtype bf16 --seed 7 --output random-pebble");
+            "inference synthesize --config deepseek-v4-1b --output random-1b",
+            "inference synthesize --config models/pebble --dtype bf16 --seed 7 --output random-pebble");
         command.Runs((parsed, cancel) => Task.FromResult(Run(
-            parsed.GetValue(config)!, parsed.GetValue(layers), Storage(parsed.GetValue(dtype)!), parsed.GetValue(seed) ?? 1, parsed.GetValue(output)!, cancel)));
+            ConfigFile(parsed.GetValue(config)!), parsed.GetValue(layers), Storage(parsed.GetValue(dtype)!), parsed.GetValue(seed) ?? 1, parsed.GetValue(output)!, cancel)));
         return command;
+    }
+
+    private static string ConfigFile(string given)
+    {
+        if (File.Exists(given)) return given;
+        string? folder = Directory.Exists(given) ? given : ShippedModels.Find(given);
+        return folder is null ? given : Path.Combine(folder, ModelFolder.ConfigFileName);
     }
 
     private static SyntheticStorage Storage(string name)

@@ -22,14 +22,15 @@ internal static class ModelHost
     // Full contexts that the cache holds when its size is automatic.
     private const int AutomaticContexts = 4;
 
-    /// <summary>The model that ships with the server.</summary>
-    public static string EmbeddedFolder => Path.Combine(AppContext.BaseDirectory, "models", "pebble");
+    // Of random weights: the same on every machine, and what `synthesize` writes when nothing else is asked for.
+    private const ulong DummySeed = 1;
 
     /// <summary>What <c>EngineHost</c> calls in the background; logs how far it is, and stops when told to.</summary>
     public static Func<ILoggerFactory, CancellationToken, Task<ServedModel>> Loader(ModelOptions options) => (loggers, cancel) =>
     {
         var logger = loggers.CreateLogger<EngineHost>();
-        ServerLog.Loading(logger, options.Folder ?? EmbeddedFolder);
+        ServerLog.Loading(logger, options.FolderOrEmbedded);
+        if (options.Dummy) ServerLog.DummyWeights(logger, options.FolderOrEmbedded);
         return Task.FromResult(Load(options, loggers, TimeProvider.System, new LoadProgressLog(logger, cancel)));
     };
 
@@ -40,16 +41,16 @@ internal static class ModelHost
     public static ServedModel Load(
         ModelOptions options, ILoggerFactory loggers, TimeProvider time, IProgress<LoadProgress>? progress = null)
     {
-        string folder = options.Folder ?? EmbeddedFolder;
+        string folder = options.FolderOrEmbedded;
         var defaults = GenerationDefaults.Read(folder);
-        var tokenizer = TokenizerFactory.Load(folder);
+        var tokenizer = options.Dummy ? TokenizerFactory.Find(folder) : TokenizerFactory.Load(folder);
         var backend = Backend(options);
         try
         {
-            var (model, config, weightBytes) = LoadModel(folder, backend, config => Rounding(options, config), progress);
+            var (model, config, weightBytes) = LoadModel(folder, backend, config => Rounding(options, config), progress, options.Dummy);
             try
             {
-                return Serve(options, folder, defaults, tokenizer, ChatEncodings.For(config), backend, model, weightBytes, loggers, time);
+                return Serve(options, folder, defaults, tokenizer ?? DummyTokenizer.Of(config.VocabSize), ChatEncodings.For(config), backend, model, weightBytes, loggers, time);
             }
             catch
             {
@@ -66,16 +67,24 @@ internal static class ModelHost
 
     /// <summary>Loads a folder's weights: for verbs that drive a model themselves, without engine and tokenizer.</summary>
     /// <param name="rounding">Whether cached rows are rounded; null = never: exact arithmetic.</param>
+    /// <param name="dummy">Random weights made in memory instead of those of the folder, which needs none.</param>
     /// <exception cref="ModelLoadException">The folder or its weights cannot be used.</exception>
     public static (DeepSeekV4 Model, DeepSeekV4Config Config, long WeightBytes) LoadModel(
-        string folder, IBackend backend, Func<DeepSeekV4Config, bool>? rounding = null, IProgress<LoadProgress>? progress = null)
+        string folder, IBackend backend, Func<DeepSeekV4Config, bool>? rounding = null, IProgress<LoadProgress>? progress = null,
+        bool dummy = false)
     {
-        var config = DeepSeekV4Config.Read(ModelFolder.Open(folder));
+        var opened = ModelFolder.Open(folder);
+        var config = DeepSeekV4Config.Read(opened);
         var modelOptions = new DeepSeekV4Options(rounding?.Invoke(config) ?? false);
-        var checkpoint = Checkpoint.Open(folder);
+        var checkpoint = dummy ? DummyWeights(opened, config) : Checkpoint.Open(folder);
         long bytes = checkpoint.ByteLength;
         return (DeepSeekV4.Load(config, checkpoint, backend, modelOptions, progress), config, bytes);
     }
+
+    // In the precision that the config names; the draft module as far as the config tells of one.
+    private static Checkpoint DummyWeights(ModelFolder folder, DeepSeekV4Config config) =>
+        new DeepSeekV4Synthesis(config, SyntheticConfig.StorageOf(folder.ConfigFile, folder.ConfigJson), DummySeed, folder.ConfigFile)
+            .InMemory(folder.FolderPath, CancellationToken.None);
 
     /// <summary>Serving computes what the model was trained to compute (family description 2.0, level P).</summary>
     /// <exception cref="OptionsException">Rounding is asked for and the model's widths do not allow it.</exception>

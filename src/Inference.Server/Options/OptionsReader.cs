@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Net;
+using Inference.Server.Hosting;
 using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.Logging;
 
@@ -92,7 +93,9 @@ internal sealed class OptionsReader
     private ModelOptions Model()
     {
         string? folder = Text(Settings.Model);
-        if (folder is not null && !Directory.Exists(folder)) Fault(Settings.Model, $"there is no folder '{folder}'; give one that holds config.json and the weights");
+        if (folder is not null && !Directory.Exists(folder) && ShippedModels.Find(folder) is { } shipped) folder = shipped;
+        if (folder is not null && !Directory.Exists(folder))
+            Fault(Settings.Model, $"there is no folder '{folder}'; give one that holds config.json and the weights, or one of {string.Join(", ", ShippedModels.Names)}");
         string? name = Text(Settings.ModelName);
         if (name is not null && (name.Length > 128 || name.Any(c => c is <= ' ' or > '~')))
             Fault(Settings.ModelName, "a name has at most 128 printable ASCII characters and no spaces");
@@ -102,7 +105,7 @@ internal sealed class OptionsReader
             Int(Settings.SequencesMax, 1, 65_536)!.Value, Int(Settings.StepTokensMax, 1, 1 << 20)!.Value,
             Int(Settings.PrefixesMax, 0, 1 << 20),
             Int(Settings.QueueMax, 1, 1 << 20)!.Value, Int(Settings.DefaultMaxTokens, 1, int.MaxValue),
-            Switch(Settings.DefaultThinking), Switch(Settings.CacheRounding));
+            Switch(Settings.DefaultThinking), Switch(Settings.CacheRounding), Flag(Settings.Dummy));
     }
 
     private bool? Switch(Setting setting) => OneOf(setting, "auto", "on", "off") switch { "on" => true, "off" => false, _ => null };

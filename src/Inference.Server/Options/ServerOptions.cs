@@ -1,4 +1,5 @@
 using System.Net;
+using Inference.Server.Hosting;
 using Microsoft.Extensions.Logging;
 
 namespace Inference.Server.Options;
@@ -51,7 +52,7 @@ internal sealed record ServerOptions
 
     /// <summary>One line for the log. What is automatic and depends on the model is decided later; the engine logs it.</summary>
     public string Describe() =>
-        $"Settings: model {Model.Folder ?? "built in"}, backend {Model.Backend}, threads {Shown(Model.Threads)}, context {Shown(Model.ContextMax)}, "
+        $"Settings: model {Model.Folder ?? "built in"}{(Model.Dummy ? " with random weights" : "")}, backend {Model.Backend}, threads {Shown(Model.Threads)}, context {Shown(Model.ContextMax)}, "
         + $"cache bytes {Shown(Model.KvCacheBytes)}, sequences {Model.SequencesMax}, step tokens {Model.StepTokensMax}, "
         + $"prefixes {Shown(Model.PrefixesMax)}, queue {Model.QueueMax}, "
         + $"max tokens {Shown(Model.DefaultMaxTokens)}, receive {ReceiveBytesMax} bytes, ping {KeepAlivePingDelay.TotalSeconds:0.###}+"
@@ -74,10 +75,14 @@ internal sealed record ServerOptions
 /// <param name="DefaultMaxTokens">What an unset max_tokens becomes; null = the model's.</param>
 /// <param name="DefaultThinking">What an unset thinking mode becomes; null = the model's.</param>
 /// <param name="CacheRounding">Round cached rows as the model was trained; null = where its config says so.</param>
+/// <param name="Dummy">Random weights made in memory; of the folder only the config is needed.</param>
 internal sealed record ModelOptions(
     string? Folder, string? Name, string Backend, int? Threads, int? ContextMax, long? KvCacheBytes, int SequencesMax, int StepTokensMax, int? PrefixesMax,
     int QueueMax,
-    int? DefaultMaxTokens, bool? DefaultThinking, bool? CacheRounding);
+    int? DefaultMaxTokens, bool? DefaultThinking, bool? CacheRounding, bool Dummy = false)
+{
+    public string FolderOrEmbedded => Folder ?? ShippedModels.EmbeddedFolder;
+}
 
 internal enum ListenerKind
 {

@@ -19,7 +19,9 @@ internal sealed record Setting(string Name, string? Default, string Help, bool I
 /// <summary>All settings: the one table behind the command line, the environment, the file and the help text.</summary>
 internal static class Settings
 {
-    public static readonly Setting Model = new("model", null, "Model folder. Default: the model that ships with the server.");
+    public static readonly Setting Model = new("model", null, "Model folder, or the name of one that ships with the server. Default: pebble, which does.");
+    public static readonly Setting Dummy = new(
+        "dummy", "false", "Random weights, made in memory from the folder's config.json: the speed and the memory of the real ones, without their words.", IsFlag: true);
     public static readonly Setting ModelName = new("model-name", null, "What clients call the model. Default: the folder's name.");
     public static readonly Setting Backend = new("backend", "auto", "Where the model runs: auto, cpu or reference.");
     public static readonly Setting Threads = new("threads", "auto", "Threads of the backend.");
@@ -40,10 +42,10 @@ internal static class Settings
     /// <summary>What every verb that loads a model takes.</summary>
     public static readonly IReadOnlyList<Setting> OfModel =
         [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, PrefixesMax, QueueMax, DefaultMaxTokens,
-            DefaultThinking, CacheRounding];
+            DefaultThinking, CacheRounding, Dummy];
 
     /// <summary>What a verb takes that loads a model for one user.</summary>
-    public static readonly IReadOnlyList<Setting> OfLocalModel = [Model, Backend, Threads, ContextMax, KvCacheBytes, CacheRounding];
+    public static readonly IReadOnlyList<Setting> OfLocalModel = [Model, Dummy, Backend, Threads, ContextMax, KvCacheBytes, CacheRounding];
 
     public static readonly Setting Listen =
         new("listen", "127.0.0.1:50051", "gRPC without TLS: address:port, several separated by commas; none to switch it off.");
