@@ -283,46 +283,63 @@ internal sealed class KvStore : IDisposable
         if (header.Fault(Layout) is { } fault) throw new ArgumentException($"This is no KV extent: {fault}.", nameof(header));
         if (header.PayloadBytes(Layout) != payload.Length)
             throw new ArgumentException($"The payload has {payload.Length} bytes, the header says {header.PayloadBytes(Layout)}.", nameof(payload));
-        var result = Reserve(header, payload, out var extent);
-        if (extent is null) return result;
+        Clean();
+        if (MakeRoom(header) is { } refused) return refused;
+        Clean();
+        if (Begin(header, payload, out var extent) is { } none) return none;
         bool published = false;
         try
         {
-            Clean();
-            if (StillTooMuch()) return KvWriteResult.NoRoom;
-            Publish(extent, payload, saved);
+            Publish(extent!, payload, saved);
             lock (_gate)
             {
-                extent.Saved = saved;
+                extent!.Saved = saved;
                 if (extent.Dropped || Enter(extent) is not null) return KvWriteResult.ParentMissing;
                 published = true;
-                Touch(extent);
                 return KvWriteResult.Written;
             }
         }
         finally
         {
-            if (!published) Abandon(extent);
+            if (!published) Abandon(extent!);
         }
     }
 
-    private KvWriteResult Reserve(KvExtentHeader header, ReadOnlySpan<byte> payload, out KvExtent? extent)
+    // Drops what has to go; null if there is room then and nothing else is in the way.
+    private KvWriteResult? MakeRoom(KvExtentHeader header)
     {
-        extent = null;
-        var checksums = new UInt128[header.PartCount];
-        for (int i = 0, at = 0; i < checksums.Length; at += (int)header.PartBytes(Layout, i), i++)
-            checksums[i] = KvExtentFormat.Checksum(payload.Slice(at, (int)header.PartBytes(Layout, i)));
         long bytes = Round(KvExtentFormat.FileBytes(header, Layout));
         lock (_gate)
         {
             if (ParentOf(header, out var parent) is { } orphan) return orphan;
             if (header.Names.Any(_blocks.ContainsKey)) return KvWriteResult.Duplicate;
             if (header is { HasSnapshot: true, Names: [] } && SnapshotAt(header.Last, header.Tail(Layout)) is not null) return KvWriteResult.Duplicate;
-            if (!MakeRoom(bytes, parent)) return KvWriteResult.NoRoom;
-            extent = new KvExtent(_nextId++, header, checksums, KvExtentFormat.FileBytes(header, Layout)) { Parent = parent };
+            bytes += _garbageBytes;  // what the disk does not let go
+            if (_live + bytes <= BytesMax) return null;
+            // Nothing goes for what would not fit in the end.
+            var kept = WithAncestors(_byUse.Where(e => e.Saved || e.Readers > 0 || e == parent));
+            if (kept.Sum(e => Round(e.FileBytes)) + bytes > BytesMax) return KvWriteResult.NoRoom;
+            while (_live + bytes > BytesMax && LeastRecent(except: parent) is { } victim) Remove(victim, KvDrop.Evicted);
+            return null;
+        }
+    }
+
+    // The extent, its room taken and its place in the tree held; null if nothing is in the way.
+    private KvWriteResult? Begin(KvExtentHeader header, ReadOnlySpan<byte> payload, out KvExtent? extent)
+    {
+        var checksums = new UInt128[header.PartCount];
+        for (int i = 0, at = 0; i < checksums.Length; at += (int)header.PartBytes(Layout, i), i++)
+            checksums[i] = KvExtentFormat.Checksum(payload.Slice(at, (int)header.PartBytes(Layout, i)));
+        extent = null;
+        long bytes = KvExtentFormat.FileBytes(header, Layout);
+        lock (_gate)
+        {
+            if (ParentOf(header, out var parent) is { } orphan) return orphan;
+            if (_live + _garbageBytes + Round(bytes) > BytesMax) return KvWriteResult.NoRoom;
+            extent = new KvExtent(_nextId++, header, checksums, bytes) { Parent = parent };
             parent?.Children.Add(extent);
-            _live += bytes;
-            return KvWriteResult.Written;
+            _live += Round(bytes);
+            return null;
         }
     }
 
@@ -428,21 +445,6 @@ internal sealed class KvStore : IDisposable
     }
 
     // ---- room ----
-
-    private bool MakeRoom(long bytes, KvExtent? parent)
-    {
-        if (_live + bytes <= BytesMax) return true;
-        var kept = WithAncestors(_byUse.Where(e => e.Saved || e.Readers > 0));
-        for (var e = parent; e is not null && kept.Add(e); e = e.Parent) { }
-        if (kept.Sum(e => Round(e.FileBytes)) + bytes > BytesMax) return false;
-        while (_live + bytes > BytesMax && LeastRecent(except: parent) is { } victim) Remove(victim, KvDrop.Evicted);
-        return _live + bytes <= BytesMax;
-    }
-
-    private bool StillTooMuch()
-    {
-        lock (_gate) return _live + _garbageBytes > BytesMax;
-    }
 
     private KvExtent? LeastRecent(KvExtent? except = null)
     {
