@@ -90,7 +90,7 @@ internal sealed unsafe class Workbench(int threads) : IDisposable
         var ids = Enumerable.Range(0, pages).ToArray();
         new Random(seed).Shuffle(ids);
         var pool = Random(checked(pages * rowsPerPage), width, 1, seed);
-        return new PagedRows(Tensor.Create(pool.Buffer, DType.F32, pages, 1, rowsPerPage, width), 0, Vector(ids).As(1, pages), Vector([0]));
+        return new PagedRows(Tensor.Create(pool.Buffer, DType.F32, pages, 1, rowsPerPage, width), width, 0, Vector(ids).As(1, pages), Vector([0]));
     }
 
     /// <summary>Tokens of one sequence at consecutive positions, the last at <paramref name="last"/>.</summary>

@@ -25,8 +25,8 @@ internal static partial class ServerLog
     [LoggerMessage(21, LogLevel.Warning, "The weights are random, made in memory from the config.json in {Folder} (--dummy): answers mean nothing.")]
     public static partial void DummyWeights(ILogger logger, string folder);
 
-    [LoggerMessage(6, LogLevel.Information, "The model {Name} is ready after {Milliseconds} ms.")]
-    public static partial void Ready(ILogger logger, string name, long milliseconds);
+    [LoggerMessage(6, LogLevel.Information, "The model {Name} is ready after {Milliseconds} ms; cached rows are stored as {KvFormat}.")]
+    public static partial void Ready(ILogger logger, string name, long milliseconds, string kvFormat);
 
     [LoggerMessage(7, LogLevel.Critical, "The model could not be loaded, by a fault of the program.")]
     public static partial void LoadFailed(ILogger logger, Exception exception);

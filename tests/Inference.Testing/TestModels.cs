@@ -1,5 +1,6 @@
 using Inference.Backends;
 using Inference.Backends.Cpu;
+using Inference.Backends.Operators;
 using Inference.Backends.Reference;
 using Inference.Runtime.Models;
 using Inference.Runtime.Weights;
@@ -20,20 +21,23 @@ public static class TestModels
         _ => throw new ArgumentException($"no backend {name}"),
     };
 
+    /// <summary>F32 rows with the rounding that the goldens of level Q were made with: rotary channels as they are.</summary>
+    public static DeepSeekV4Options Rounded { get; } = new(KvRowFormat.F32, RowRounding.Fp8Block64, RowRounding.HadamardFp4Block32);
+
     /// <summary>A tiny model with computed weights; dequantised: the values that its storage means, written as F32.</summary>
-    public static LoadedModel Load(TinyDeepSeekV4 config, string backend, bool rounding = false, bool dequantised = false)
+    public static LoadedModel Load(TinyDeepSeekV4 config, string backend, DeepSeekV4Options? options = null, bool dequantised = false)
     {
         using var folder = new TemporaryFolder();
         config.Write(folder.Path, dequantised);
-        return Load(folder.Path, backend, rounding);
+        return Load(folder.Path, backend, options);
     }
 
     /// <summary>The model of a folder.</summary>
-    public static LoadedModel Load(string folder, string backendName, bool rounding = false)
+    public static LoadedModel Load(string folder, string backendName, DeepSeekV4Options? options = null)
     {
         var backend = CreateBackend(backendName);
         var config = DeepSeekV4Config.Read(ModelFolder.Open(folder));
-        var model = DeepSeekV4.Load(config, Checkpoint.Open(folder), backend, new DeepSeekV4Options(rounding));
+        var model = DeepSeekV4.Load(config, Checkpoint.Open(folder), backend, options ?? new DeepSeekV4Options());
         return new LoadedModel(model, backend);
     }
 }

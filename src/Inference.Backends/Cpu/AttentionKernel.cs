@@ -6,6 +6,7 @@
 //   l_s = Lanes.Sum(w, lane r mod 16);  a_s[d] = sum over r of w_r row_r[d]: one FMA chain per ChunkRows rows, chunks added in order.
 // Then per head: M = max(sink, all m_s), f_s = exp(m_s - M), and in the order of s
 //   out[d] = (sum of f_s a_s[d]) / (exp(sink - M) + sum of f_s l_s).
+// Rows that are not stored as F32 are decoded where they are met: four at a time for the scores, a chunk at a time for the sums.
 // Segments belong to the row set alone, so nothing depends on other tokens, on the grouping of heads, on threads or on where rows lie.
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
@@ -41,6 +42,7 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
             WindowSize = op.WindowSize,
             Compressed = new RowMap(op.Compressed, RowMap.Operand.AttentionCompressed),
             HasCompressed = op.Compressed.IsPresent,
+            Codec = new RowCodec(op.Window.Format),
             Ratio = op.Ratio,
             Selected = op.Selected.IsPresent ? op.Selected.I32() : null,
             SelectedStride = op.Selected.IsPresent ? op.Selected.RowStride : 0,
@@ -88,6 +90,7 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
         public float* Queries, Output, Sinks, Scratch, Partials;
         public int* Sequence, Position, Selected;
         public RowMap Window, Compressed;
+        public RowCodec Codec;
         public long QueriesStride, OutputStride, SelectedStride;
         public int WindowSize, Ratio, SelectedMax, Heads, Width, WidthPadded;
         public int Batch, Segments, GroupHeads;
@@ -99,8 +102,9 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
         /// <summary>Floats of one head's result of one segment: its sum, then m and l (a whole vector for them, to stay aligned).</summary>
         public readonly int PartialStride => WidthPadded + 16;
 
-        // Per worker: row addresses, weights [heads, rows], packed queries [heads, width], the tiles of a chunk of rows, and a row for results that nobody wants.
-        public readonly long ScratchFloats => 2L * SegmentRows + GroupHeadsMax * (SegmentRows + WidthPadded) + ChunkRows * TilesWidth + WidthPadded;
+        // Per worker: row addresses, weights [heads, rows], packed queries [heads, width], the tiles of a chunk of rows, a row for results that nobody
+        // wants, and four decoded rows.
+        public readonly long ScratchFloats => 2L * SegmentRows + GroupHeadsMax * (SegmentRows + WidthPadded) + ChunkRows * TilesWidth + 5L * WidthPadded;
 
         private readonly int TilesWidth => (Width + TileChannels - 1) / TileChannels * TileChannels;
 
@@ -131,7 +135,7 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
                 return;
             }
             var scratch = Scratch + worker * ScratchFloats;
-            var rows = (float**)scratch;
+            var rows = (byte**)scratch;
             for (var item = start; item < end; item++)
             {
                 var (segment, group) = Math.DivRem(item, HeadGroups);
@@ -143,7 +147,7 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
 
         /// <summary>The addresses of a segment's rows, in the documented order.</summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private readonly int FindRows(int t, int first, float** rows)
+        private readonly int FindRows(int t, int first, byte** rows)
         {
             int sequence = Sequence[t], position = Position[t], windowRows = position - FirstPosition(t) + 1;
             var end = (int)Math.Min(RowCount(t), (long)first + SegmentRows);
@@ -166,26 +170,26 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
             throw CpuChecks.Wrong($"Attention.Selected: token {t} at position {Position[t]} selects row {row}, sees {Visible(t)}.");
 
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private static int Append(in RowMap map, int sequence, int first, int end, float** rows, int count)
+        private static int Append(in RowMap map, int sequence, int first, int end, byte** rows, int count)
         {
             for (var r = first; r < end;)
             {
                 var row = map.Row(sequence, r, out var contiguous);
-                for (var last = Math.Min((long)end, (long)r + contiguous); r < last; r++, row += map.Width)
+                for (var last = Math.Min((long)end, (long)r + contiguous); r < last; r++, row += map.RowBytes)
                     rows[count++] = row;
             }
             return count;
         }
 
         /// <summary>One segment for a group of heads: four at a time, the last four filled up with repetitions whose results are dropped.</summary>
-        private readonly void Attend(int t, int segment, int head, float** rows, int count, float* scratch)
+        private readonly void Attend(int t, int segment, int head, byte** rows, int count, float* scratch)
         {
             var heads = Math.Min(GroupHeads, Heads - head);
             var quads = (heads + 3) / 4;
             float* weights = scratch, queries = weights + GroupHeadsMax * SegmentRows, tile = queries + (long)GroupHeadsMax * WidthPadded;
             for (var h = 0; h < 4 * quads; h++)
                 PackQuery(Queries + t * QueriesStride + (long)(head + Math.Min(h, heads - 1)) * Width, queries + h / 4 * 4L * WidthPadded + h % 4 * 16);
-            Scores(rows, count, queries, quads, weights);
+            Scores(rows, count, queries, quads, weights, tile + ChunkRows * TilesWidth + WidthPadded);
             for (var h = 0; h < 4 * quads; h++)
             {
                 var l = Exponentials(weights + h * SegmentRows, count, Scale, out var m);
@@ -207,17 +211,30 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
         }
 
         /// <summary>weights[h, r] = q_h . row_r, before scaling.</summary>
+        /// <param name="decoded">Room for four rows.</param>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private readonly void Scores(float** rows, int count, float* queries, int quads, float* weights)
+        private readonly void Scores(byte** rows, int count, float* queries, int quads, float* weights, float* decoded)
         {
             var sums = stackalloc Vector512<float>[16];
+            var four = stackalloc float*[4];
             for (var r = 0; r < count; r += 4)
             {
-                // Rows behind the last repeat it; their scores fall on places that Exponentials overwrites.
-                float* k0 = rows[r], k1 = rows[Math.Min(r + 1, count - 1)], k2 = rows[Math.Min(r + 2, count - 1)], k3 = rows[Math.Min(r + 3, count - 1)];
+                for (var i = 0; i < 4; i++)
+                {
+                    // Rows behind the last repeat it; their scores fall on places that Exponentials overwrites.
+                    four[i] = r + i < count ? Decoded(rows[r + i], decoded + (long)i * WidthPadded) : four[i - 1];
+                    if (!Codec.IsF32 && r + i + 4 < count) Codec.Prefetch(rows[r + i + 4]);
+                }
                 for (var q = 0; q < quads; q++)
-                    Scores4(k0, k1, k2, k3, Width, queries + q * 4L * WidthPadded, weights + q * 4 * SegmentRows + r, sums);
+                    Scores4(four[0], four[1], four[2], four[3], Width, queries + q * 4L * WidthPadded, weights + q * 4 * SegmentRows + r, sums);
             }
+        }
+
+        private readonly float* Decoded(byte* row, float* room)
+        {
+            if (Codec.IsF32) return (float*)row;
+            Codec.Decode(row, room, RowCodec.Block);
+            return room;
         }
 
         /// <summary>Scores of four rows for four heads.</summary>
@@ -319,16 +336,23 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
             return Lanes.Sum(sum);
         }
 
-        /// <summary>a[h, d] = sum over r of weights[h, r] * row_r[d], into the partial results.</summary>
+        /// <summary>
+        /// a[h, d] = sum over r of weights[h, r] * row_r[d], into the partial results. The rows of a chunk go to tiles first, [channels / 64][row][64],
+        /// filled up with zeros to whole vectors: rows lie far apart and their width is often a power of two, so that, read where they are, they
+        /// would fall on a few sets of the first-level cache.
+        /// </summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private readonly void Weigh(int t, int segment, int head, int heads, float** rows, int count, float* weights, float* tile)
+        private readonly void Weigh(int t, int segment, int head, int heads, byte** rows, int count, float* weights, float* tile)
         {
             var dropped = tile + ChunkRows * TilesWidth;
             for (var first = 0; first < count; first += ChunkRows)
             {
                 var chunk = Math.Min(ChunkRows, count - first);
                 for (var r = 0; r < chunk; r++)
-                    CopyRow(rows[first + r], first + r + 2 < count ? rows[first + r + 2] : rows[first + r], Width, tile + r * TileChannels);
+                {
+                    if (first + r + 2 < count) Codec.Prefetch(rows[first + r + 2]);
+                    Codec.Decode(rows[first + r], tile + r * TileChannels, ChunkRows * TileChannels);
+                }
                 for (var d = 0; d < Width; d += TileChannels)
                 {
                     for (var h = 0; h < heads; h += 4)
@@ -341,33 +365,6 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
                     }
                 }
             }
-        }
-
-        /// <summary>
-        /// A row's channels into the tiles of its chunk, [channels / 64][row][64], filled up with zeros to whole vectors. Rows lie far apart and their
-        /// width is often a power of two: read as they are, the rows of a chunk would fall on a few sets of the first-level cache.
-        /// </summary>
-        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private static void CopyRow(float* row, float* next, int width, float* tile)
-        {
-            var d = 0;
-            for (; d + TileChannels <= width; d += TileChannels, tile += ChunkRows * TileChannels)
-            {
-                if (Sse.IsSupported)
-                {
-                    Sse.Prefetch0(next + d);
-                    Sse.Prefetch0(next + d + 16);
-                    Sse.Prefetch0(next + d + 32);
-                    Sse.Prefetch0(next + d + 48);
-                }
-                Vector512.Load(row + d).Store(tile);
-                Vector512.Load(row + d + 16).Store(tile + 16);
-                Vector512.Load(row + d + 32).Store(tile + 32);
-                Vector512.Load(row + d + 48).Store(tile + 48);
-            }
-            for (; d + 16 <= width; d += 16, tile += 16)
-                Vector512.Load(row + d).Store(tile);
-            if (d < width) Lanes.LoadPartial(row + d, width - d).Store(tile);
         }
 
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]

@@ -29,7 +29,7 @@ internal sealed unsafe class CompressorKernel(WorkerPool pool) : IDisposable
             Position = op.Tokens.Position.I32(),
             State = new RowMap(op.State, RowMap.Operand.CompressorState),
             Rows = new RowMap(op.Rows, RowMap.Operand.CompressorRows),
-            Finish = new RowFinish(op.Norm, op.Epsilon, op.Rope, op.Rounding),
+            Finish = new RowFinish(op.Norm, op.Epsilon, op.Rope, op.Rounding, op.Rows.Format),
             Ratio = op.Ratio,
             Overlap = op.Overlap,
             Channels = channels,
@@ -66,7 +66,7 @@ internal sealed unsafe class CompressorKernel(WorkerPool pool) : IDisposable
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private readonly void Insert(int t)
         {
-            var state = State.Row(Sequence[t], Position[t]);
+            var state = (float*)State.Row(Sequence[t], Position[t]);
             float* gates = Gates + t * GatesStride, ape = Ape + Position[t] % Ratio * ApeStride;
             ElementwiseKernels.Copy(Values + t * ValuesStride, state, Channels);
             for (var i = 0; i < Channels; i++)
@@ -80,9 +80,9 @@ internal sealed unsafe class CompressorKernel(WorkerPool pool) : IDisposable
             var count = 0;
             // A slot points at the part of a token's values that counts; the gates of that part lie one row of channels further on.
             for (var i = 0; Overlap && block > 0 && i < Ratio; i++)
-                slots[count++] = State.Row(sequence, (block - 1) * Ratio + i);
+                slots[count++] = (float*)State.Row(sequence, (block - 1) * Ratio + i);
             for (var i = 0; i < Ratio; i++)
-                slots[count++] = State.Row(sequence, block * Ratio + i) + (Overlap ? Width : 0);
+                slots[count++] = (float*)State.Row(sequence, block * Ratio + i) + (Overlap ? Width : 0);
             for (var channel = 0; channel < Width; channel += 8)
                 Pool(slots, count, channel, Math.Min(8, Width - channel)).Store(pooled + channel);
             Finish.Write(pooled, block * Ratio, Rows.Row(sequence, block), table);

@@ -45,12 +45,12 @@ internal static unsafe class CpuChecks
 /// <summary><see cref="PagedRows"/> as plain data.</summary>
 internal unsafe struct RowMap
 {
-    private float* _pool;
+    private byte* _pool;
     private int* _table, _first;
     private long _pageStride, _tableStride;
     private int _rowsPerPage, _pages, _entries, _sequences;
     private Operand _operand;
-    public int Width;
+    private int _rowBytes;
 
     /// <summary>Names for messages; a string would not be plain data.</summary>
     public enum Operand { KvInsertRows, CompressorState, CompressorRows, IndexRows, AttentionWindow, AttentionCompressed }
@@ -62,25 +62,28 @@ internal unsafe struct RowMap
     {
         _operand = operand;
         if (!rows.IsPresent) return;
-        _pool = rows.Pool.F32() + (long)rows.Layer * rows.RowsPerPage * rows.Width;
+        _rowBytes = rows.Format.Bytes;
+        _pool = rows.Pool.Pointer() + (long)rows.Layer * rows.RowsPerPage * _rowBytes;
         _table = rows.PageTable.I32();
         _first = rows.FirstPage.I32();
-        _pageStride = rows.Pool.RowStride;
+        _pageStride = rows.Pool.DType.ByteLength(rows.Pool.RowStride);
         _tableStride = rows.PageTable.RowStride;
         _rowsPerPage = rows.RowsPerPage;
         _pages = rows.Pool.D0;
         _entries = rows.PageTable.D1;
         _sequences = rows.PageTable.D0;
-        Width = rows.Width;
     }
+
+    /// <summary>Distance of neighbouring rows of a page, in bytes.</summary>
+    public readonly int RowBytes => _rowBytes;
 
     /// <summary>Address of a row; it and the rows behind it up to the end of its page are contiguous.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public readonly float* Row(int sequence, int row) => Row(sequence, row, out _);
+    public readonly byte* Row(int sequence, int row) => Row(sequence, row, out _);
 
     /// <param name="contiguous">Rows from this one to the end of its page.</param>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public readonly float* Row(int sequence, int row, out int contiguous)
+    public readonly byte* Row(int sequence, int row, out int contiguous)
     {
         var page = (uint)row / (uint)_rowsPerPage;
         var slot = (uint)row - page * (uint)_rowsPerPage;
@@ -89,7 +92,7 @@ internal unsafe struct RowMap
         var id = _table[sequence * _tableStride + entry];
         if ((uint)id >= (uint)_pages) ThrowId(sequence, row, id);
         contiguous = _rowsPerPage - (int)slot;
-        return _pool + id * _pageStride + (long)slot * Width;
+        return _pool + id * _pageStride + (long)slot * _rowBytes;
     }
 
     private readonly void ThrowPage(int sequence, int row) => throw CpuChecks.Wrong(

@@ -15,40 +15,77 @@ internal static unsafe class GridRounding
     /// <summary>Replaces a row by what its stored form would give back.</summary>
     public static void Round(float* row, int width, int rotaryChannels, RowRounding rounding)
     {
+        var plain = width - rotaryChannels;
         switch (rounding)
         {
-            case RowRounding.Fp8Block64:
-                for (var start = 0; start < width - rotaryChannels; start += 64)
-                    Fp8Block64(row + start);
+            case RowRounding.BF16:
+                BF16(row, width);
+                break;
+            case RowRounding.Fp8Block64 or RowRounding.Fp8Row:
+                for (var start = 0; start < plain; start += RowFormat.Fp8Block)
+                    Fp8Block(row + start, RowFormat.Fp8Block);
+                if (rounding == RowRounding.Fp8Row) BF16(row + plain, rotaryChannels);
                 break;
             case RowRounding.HadamardFp4Block32:
                 Hadamard(row, width);
-                for (var start = 0; start < width; start += 32)
+                for (var start = 0; start < width; start += RowFormat.Fp4Block)
                     Fp4Block32(row + start);
+                break;
+            case RowRounding.HadamardFp8:
+                Hadamard(row, width);
+                Fp8Block(row, width);
                 break;
         }
     }
 
+    /// <summary>Nearest BF16 values.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Fp8Block64(float* x)
+    public static void BF16(float* x, int count)
     {
-        Vector512<float> v0 = Vector512.Load(x), v1 = Vector512.Load(x + 16), v2 = Vector512.Load(x + 32), v3 = Vector512.Load(x + 48);
-        var largest = Largest(Vector512.Max(Vector512.Max(Magnitude(v0), Magnitude(v1)), Vector512.Max(Magnitude(v2), Magnitude(v3))));
-        var (scale, inverse) = Scales(largest, 1e-4f, 1f / 448f);
-        (ToE4M3(v0 * inverse) * scale).Store(x);
-        (ToE4M3(v1 * inverse) * scale).Store(x + 16);
-        (ToE4M3(v2 * inverse) * scale).Store(x + 32);
-        (ToE4M3(v3 * inverse) * scale).Store(x + 48);
+        var i = 0;
+        for (; i + 16 <= count; i += 16)
+        {
+            var bits = Vector512.Load(x + i).AsUInt32();
+            var nearest = bits + Vector512.Create(0x7FFFu) + ((bits >> 16) & Vector512<uint>.One);
+            var nan = Vector512.GreaterThan(bits & Vector512.Create(0x7FFFFFFFu), Vector512.Create(0x7F800000u));
+            nearest = Vector512.ConditionalSelect(nan, bits | Vector512.Create(0x400000u), nearest);
+            (nearest & Vector512.Create(0xFFFF0000u)).AsSingle().Store(x + i);
+        }
+        for (; i < count; i++)
+            x[i] = Numerics.RoundToBFloat16(x[i]);
+    }
+
+    /// <summary>One block with one scale; its length is a multiple of 16.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Fp8Block(float* x, int count)
+    {
+        var (scale, inverse) = Scales(Fp8ScaleCode(x, count));
+        for (var i = 0; i < count; i += 16)
+            (ToE4M3(Vector512.Load(x + i) * inverse) * scale).Store(x + i);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Fp4Block32(float* x)
     {
-        Vector512<float> v0 = Vector512.Load(x), v1 = Vector512.Load(x + 16);
-        var (scale, inverse) = Scales(Largest(Vector512.Max(Magnitude(v0), Magnitude(v1))), 6f * 1.17549435e-38f, 1f / 6f);
-        (ToE2M1(v0 * inverse) * scale).Store(x);
-        (ToE2M1(v1 * inverse) * scale).Store(x + 16);
+        var (scale, inverse) = Scales(Fp4ScaleCode(x));
+        (ToE2M1(Vector512.Load(x) * inverse) * scale).Store(x);
+        (ToE2M1(Vector512.Load(x + 16) * inverse) * scale).Store(x + 16);
     }
+
+    /// <summary>E8M0 code of the scale that a block of E4M3 values gets; 255 when a value is not finite. The length is a multiple of 16.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static uint Fp8ScaleCode(float* x, int count)
+    {
+        var most = Magnitude(Vector512.Load(x));
+        for (var i = 16; i < count; i += 16)
+            most = Vector512.Max(most, Magnitude(Vector512.Load(x + i)));
+        return ScaleCode(Largest(most), 1e-4f, 1f / 448f);
+    }
+
+    /// <summary>The same for 32 values of E2M1.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static uint Fp4ScaleCode(float* x) =>
+        ScaleCode(Largest(Vector512.Max(Magnitude(Vector512.Load(x)), Magnitude(Vector512.Load(x + 16)))), 6f * 1.17549435e-38f, 1f / 6f);
 
     /// <summary>In place: butterflies from stride 1 upward, then one multiplication; the width is a power of two and at least 32.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -96,15 +133,20 @@ internal static unsafe class GridRounding
         return Math.Max(Math.Max(quarter[0], quarter[1]), Math.Max(quarter[2], quarter[3]));
     }
 
-    /// <summary>2^ceil(log2(largest * step)) by the bits of the F32 product, and its inverse; NaN when a value is not finite.</summary>
+    /// <summary>Code of 2^ceil(log2(largest * step)) by the bits of the F32 product; 255 when a value is not finite.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static (Vector512<float> Scale, Vector512<float> Inverse) Scales(uint largest, float floor, float step)
+    private static uint ScaleCode(uint largest, float floor, float step)
     {
-        if (largest >= 0x7F800000) return (Vector512.Create(float.NaN), Vector512.Create(float.NaN));
+        if (largest >= 0x7F800000) return 255;
         var bits = BitConverter.SingleToUInt32Bits(MathF.Max(floor, BitConverter.UInt32BitsToSingle(largest)) * step);
-        var exponent = (bits >> 23) + ((bits & 0x7FFFFF) != 0 ? 1u : 0u);
-        return (Vector512.Create(exponent << 23).AsSingle(), Vector512.Create((254 - exponent) << 23).AsSingle());
+        return (bits >> 23) + ((bits & 0x7FFFFF) != 0 ? 1u : 0u);
     }
+
+    /// <summary>The scale of a code that <see cref="ScaleCode"/> gave, and its inverse.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static (Vector512<float> Scale, Vector512<float> Inverse) Scales(uint code) => code == 255
+        ? (Vector512.Create(float.NaN), Vector512.Create(float.NaN))
+        : (Vector512.Create(code << 23).AsSingle(), Vector512.Create((254 - code) << 23).AsSingle());
 
     /// <summary>Nearest E4M3 value: three digits after the first, steps of 2^-9 below 2^-6, at most 448.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -1,8 +1,9 @@
 // The lightning indexer: score every visible row, choose the best (Operators/Attention.cs; deepseek-v4 2.8).
 //
 // score[b] = sum over h of (HeadWeights[h] * Scale) * relu(q_h . row_b). Lanes are rows: thirty-two rows are transposed once and meet the heads of
-// all tokens of a group; a dot product is one chain of FMAs over the channels, the sum over heads one chain in the order of h. So a score depends on
-// its row and its token's query only; how rows and tokens are cut into pieces changes nothing.
+// all tokens of a group. A dot product is one chain of FMAs per ChainChannels channels, the chains added in order (a block of E2M1 values has one scale,
+// so that each of their chains is exact in integers too); the sum over heads is one chain in the order of h. So a score depends on its row and its
+// token's query only; how rows and tokens are cut into pieces, and how rows are stored, changes nothing.
 // Tokens that see no more than TopK rows select them all and score nothing. Scores of a batch of tokens are held at once, at most ScoresMax.
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
@@ -15,6 +16,7 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
 {
     private const int TileRows = 32;
     private const int PieceRows = 512;
+    private const int ChainChannels = RowFormat.Fp4Block;
     private const int GroupTokens = 8;
     private const long ScoresMax = 16L << 20;
 
@@ -47,6 +49,7 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
             Sequence = op.Tokens.Sequence.I32(),
             Position = op.Tokens.Position.I32(),
             Rows = new RowMap(op.Rows, RowMap.Operand.IndexRows),
+            Codec = new RowCodec(op.Rows.Format),
             Ratio = op.Ratio,
             TopK = op.TopK,
             Selected = op.Selected.I32(),
@@ -88,7 +91,7 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
         body.GroupCount = groupCount;
         body.ScoresStride = (visibleMax + TileRows - 1) / TileRows * TileRows;
         body.Scores = groupCount == 0 ? null : _scores.Get<float>((long)body.ScoresStride * count);
-        body.ScratchStride = TileRows * body.Width + TileRows + TopK.ScratchInts;
+        body.ScratchStride = Math.Max(TileRows * (body.Width + body.WidthPadded), TopK.ScratchInts) + TileRows;
         body.Scratch = _workers.Get<float>((long)body.ScratchStride * pool.Threads);
 
         if (groupCount > 0)
@@ -115,10 +118,13 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
         public Group* Groups;
         public long QueriesStride, HeadWeightsStride, SelectedStride;
         public RowMap Rows;
+        public RowCodec Codec;
         public RowRounding Rounding;
         public Phase Phase;
         public int Heads, Width, Pairs, Ratio, TopK, Batch, GroupCount, ScoresStride, ScratchStride;
         public float Scale;
+
+        public readonly int WidthPadded => (Width + 15) / 16 * 16;
 
         /// <summary>Rows that token t sees.</summary>
         public readonly int Visible(int t) => (int)((Position[t] + 1L) / Ratio);
@@ -167,22 +173,26 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
             for (var row = first; row < end; row += TileRows)
             {
                 var count = Math.Min(TileRows, end - row);
-                Transpose(Sequence[group.First], row, count, scratch);
+                Transpose(Sequence[group.First], row, count, scratch, scratch + TileRows * Width);
                 for (var i = 0; i < group.Count; i++)
                     ScoreTile(group.First + i, scratch, Scores + (long)(group.First + i - Batch) * ScoresStride + row);
             }
         }
 
         /// <summary>tile[d, r] = element d of row first + r; rows that are not there are zero.</summary>
-        private readonly void Transpose(int sequence, int first, int count, float* tile)
+        /// <param name="decoded">Room for the rows of a tile.</param>
+        private readonly void Transpose(int sequence, int first, int count, float* tile, float* decoded)
         {
             if (count < TileRows) new Span<float>(tile, TileRows * Width).Clear();
             var rows = stackalloc float*[TileRows];
             for (var r = 0; r < count;)
             {
                 var row = Rows.Row(sequence, first + r, out var contiguous);
-                for (var last = Math.Min(count, r + contiguous); r < last; r++, row += Width)
-                    rows[r] = row;
+                for (var last = Math.Min(count, r + contiguous); r < last; r++, row += Rows.RowBytes)
+                {
+                    rows[r] = Codec.IsF32 ? (float*)row : decoded + (long)r * WidthPadded;
+                    if (!Codec.IsF32) Codec.Decode(row, rows[r], RowCodec.Block);
+                }
             }
             var done = 0;
             for (; done + 16 <= count && Avx512F.IsSupported; done += 16)
@@ -243,21 +253,34 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
             {
                 Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
                 var k = tile;
-                for (var d = 0; d < Width; d++, k += TileRows)
+                for (int start = 0, end; start < Width; start = end)
                 {
-                    Vector512<float> k0 = Vector512.Load(k), k1 = Vector512.Load(k + 16);
-                    var q = Vector512.Create(query[d]);
-                    a0 = Vector512.FusedMultiplyAdd(k0, q, a0);
-                    a1 = Vector512.FusedMultiplyAdd(k1, q, a1);
-                    q = Vector512.Create(query[Width + d]);
-                    b0 = Vector512.FusedMultiplyAdd(k0, q, b0);
-                    b1 = Vector512.FusedMultiplyAdd(k1, q, b1);
-                    q = Vector512.Create(query[2 * Width + d]);
-                    c0 = Vector512.FusedMultiplyAdd(k0, q, c0);
-                    c1 = Vector512.FusedMultiplyAdd(k1, q, c1);
-                    q = Vector512.Create(query[3 * Width + d]);
-                    d0 = Vector512.FusedMultiplyAdd(k0, q, d0);
-                    d1 = Vector512.FusedMultiplyAdd(k1, q, d1);
+                    end = Math.Min(start + ChainChannels, Width);
+                    Vector512<float> e0 = Vector512<float>.Zero, e1 = e0, f0 = e0, f1 = e0, g0 = e0, g1 = e0, h0 = e0, h1 = e0;
+                    for (var d = start; d < end; d++, k += TileRows)
+                    {
+                        Vector512<float> k0 = Vector512.Load(k), k1 = Vector512.Load(k + 16);
+                        var q = Vector512.Create(query[d]);
+                        e0 = Vector512.FusedMultiplyAdd(k0, q, e0);
+                        e1 = Vector512.FusedMultiplyAdd(k1, q, e1);
+                        q = Vector512.Create(query[Width + d]);
+                        f0 = Vector512.FusedMultiplyAdd(k0, q, f0);
+                        f1 = Vector512.FusedMultiplyAdd(k1, q, f1);
+                        q = Vector512.Create(query[2 * Width + d]);
+                        g0 = Vector512.FusedMultiplyAdd(k0, q, g0);
+                        g1 = Vector512.FusedMultiplyAdd(k1, q, g1);
+                        q = Vector512.Create(query[3 * Width + d]);
+                        h0 = Vector512.FusedMultiplyAdd(k0, q, h0);
+                        h1 = Vector512.FusedMultiplyAdd(k1, q, h1);
+                    }
+                    a0 += e0;
+                    a1 += e1;
+                    b0 += f0;
+                    b1 += f1;
+                    c0 += g0;
+                    c1 += g1;
+                    d0 += h0;
+                    d1 += h1;
                 }
                 Add(weights[h], a0, a1, ref low, ref high);
                 Add(weights[h + 1], b0, b1, ref low, ref high);
@@ -268,11 +291,18 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
             {
                 Vector512<float> a0 = Vector512<float>.Zero, a1 = a0;
                 var k = tile;
-                for (var d = 0; d < Width; d++, k += TileRows)
+                for (int start = 0, end; start < Width; start = end)
                 {
-                    var q = Vector512.Create(query[d]);
-                    a0 = Vector512.FusedMultiplyAdd(Vector512.Load(k), q, a0);
-                    a1 = Vector512.FusedMultiplyAdd(Vector512.Load(k + 16), q, a1);
+                    end = Math.Min(start + ChainChannels, Width);
+                    Vector512<float> e0 = Vector512<float>.Zero, e1 = e0;
+                    for (var d = start; d < end; d++, k += TileRows)
+                    {
+                        var q = Vector512.Create(query[d]);
+                        e0 = Vector512.FusedMultiplyAdd(Vector512.Load(k), q, e0);
+                        e1 = Vector512.FusedMultiplyAdd(Vector512.Load(k + 16), q, e1);
+                    }
+                    a0 += e0;
+                    a1 += e1;
                 }
                 Add(weights[h], a0, a1, ref low, ref high);
             }

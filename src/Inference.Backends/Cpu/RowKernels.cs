@@ -160,7 +160,7 @@ internal sealed unsafe class RowKernels(WorkerPool pool) : IDisposable
             Sequence = op.Tokens.Sequence.I32(),
             Position = op.Tokens.Position.I32(),
             Rows = new RowMap(op.Rows, RowMap.Operand.KvInsertRows),
-            Finish = new RowFinish(op.Norm, op.Epsilon, op.Rope, op.Rounding),
+            Finish = new RowFinish(op.Norm, op.Epsilon, op.Rope, op.Rounding, op.Rows.Format),
             Memory = _workers.Get<double>((long)doubles * pool.Threads),
             Doubles = doubles,
             Width = width,
@@ -197,19 +197,20 @@ internal sealed unsafe class RowKernels(WorkerPool pool) : IDisposable
     }
 }
 
-/// <summary>The last steps of a cached row: RMSNorm, rotation, F32, rounding.</summary>
-internal unsafe struct RowFinish(in Tensor norm, float epsilon, in Rope rope, RowRounding rounding)
+/// <summary>The last steps of a cached row: RMSNorm, rotation, F32, rounding, storing.</summary>
+internal unsafe struct RowFinish(in Tensor norm, float epsilon, in Rope rope, RowRounding rounding, RowFormat format)
 {
     private readonly float* _norm = norm.F32();
     private readonly float* _frequencies = rope.Frequencies.F32();
     private readonly int _width = norm.D0, _pairs = rope.Frequencies.D0;
     private readonly float _epsilon = epsilon;
     private readonly RowRounding _rounding = rounding;
+    private readonly RowCodec _codec = new(format);
 
     /// <param name="values">The row before the norm, used up.</param>
     /// <param name="table">Memory for a <see cref="RotaryTable"/>.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public readonly void Write(double* values, int position, float* row, double* table)
+    public readonly void Write(double* values, int position, byte* stored, double* table)
     {
         var rho = 1 / Math.Sqrt(SumOfSquares(values, _width) / _width + _epsilon);
         var scale = Vector512.Create(rho);
@@ -221,11 +222,13 @@ internal unsafe struct RowFinish(in Tensor norm, float epsilon, in Rope rope, Ro
         var rotary = new RotaryTable(_frequencies, _pairs, table);
         rotary.Fill(position, inverse: false);
         rotary.Apply(values + _width - 2 * _pairs);
+        var row = _codec.IsF32 ? (float*)stored : (float*)values; // narrowing in place never runs ahead of what it reads
         for (n = 0; n + 8 <= _width; n += 8)
             Vector256.Narrow(Vector256.Load(values + n), Vector256.Load(values + n + 4)).Store(row + n);
         for (; n < _width; n++)
             row[n] = (float)values[n];
         GridRounding.Round(row, _width, 2 * _pairs, _rounding);
+        if (!_codec.IsF32) _codec.Encode(row, stored);
     }
 
     public static void Widen(float* source, double* destination, int count)

@@ -7,6 +7,7 @@ public readonly record struct Rotate(Tensor Vectors, Tensor Positions, Rope Rope
 
 /// <summary>
 /// Writes one row per token: RMSNorm(Input; Norm), rotated by the token's position, rounded, stored as row <c>position</c> (deepseek-v4 2.4).
+/// The rounding must be the one whose values the rows' format stores without loss (<see cref="RowFormat.Rounding"/>); F32 rows take any.
 /// </summary>
 /// <param name="Input">F32 [T, D].</param>
 /// <param name="Norm">F32 [D].</param>
@@ -19,12 +20,12 @@ public readonly record struct KvInsert(
 /// go to <see cref="State"/> at row = position. Then every token with (position + 1) mod Ratio = 0 emits row b = position div Ratio: a softmax
 /// over gates, channel by channel, of the tokens of block b; with <see cref="Overlap"/> the pool has 2 x Ratio slots, the tokens of block b - 1 through
 /// the first half of their channels (absent for b = 0) and those of block b through the second half. Then RMSNorm(Norm), rotation
-/// by position b * Ratio, rounding, stored as row b.
+/// by position b * Ratio, rounding as in <see cref="KvInsert"/>, stored as row b.
 /// </summary>
 /// <param name="Values">F32 [T, C]: C = 2 x row width with overlap, else the row width.</param>
 /// <param name="Gates">F32 [T, C].</param>
 /// <param name="Ape">F32 [Ratio, C].</param>
-/// <param name="State">Width 2 C: values, then gates; row index = token position. Must still hold the rows of the unfinished block, and with
+/// <param name="State">F32, width 2 C: values, then gates; row index = token position. Must still hold the rows of the unfinished block, and with
 /// overlap of the block before it.</param>
 /// <param name="Norm">F32 [row width].</param>
 /// <param name="Rows">Destination, row index = block index.</param>

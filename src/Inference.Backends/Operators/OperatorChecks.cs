@@ -130,7 +130,7 @@ internal static class OperatorChecks<TBuffer, TWeight>
         ExpectTokens("KvInsert.Tokens.Sequence", "KvInsert.Tokens.Position", op.Tokens, op.Input.D0);
         ExpectRope("KvInsert.Rope", op.Rope, width);
         ExpectRounding("KvInsert.Rounding", op.Rounding, width, op.Rope);
-        ExpectRows("KvInsert.Rows", op.Rows, width);
+        ExpectRoundedRows("KvInsert.Rows", op.Rows, width, op.Rounding, op.Rope);
         Disjoint("KvInsert.Rows", op.Rows.Pool, "Input", op.Input);
     }
 
@@ -144,12 +144,13 @@ internal static class OperatorChecks<TBuffer, TWeight>
         Expect("CompressorUpdate.Gates", op.Gates, DType.F32, 2, op.Values.D0, channels);
         Expect("CompressorUpdate.Ape", op.Ape, DType.F32, 2, op.Ratio, channels);
         ExpectRows("CompressorUpdate.State", op.State, checked(2 * channels));
+        Expect("CompressorUpdate.State", op.State.Pool, DType.F32, 4);
         ExpectTokens("CompressorUpdate.Tokens.Sequence", "CompressorUpdate.Tokens.Position", op.Tokens, op.Values.D0);
         Expect("CompressorUpdate.Norm", op.Norm, DType.F32, 1, width);
         ExpectEpsilon("CompressorUpdate.Epsilon", op.Epsilon);
         ExpectRope("CompressorUpdate.Rope", op.Rope, width);
         ExpectRounding("CompressorUpdate.Rounding", op.Rounding, width, op.Rope);
-        ExpectRows("CompressorUpdate.Rows", op.Rows, width);
+        ExpectRoundedRows("CompressorUpdate.Rows", op.Rows, width, op.Rounding, op.Rope);
         ExpectSameSequences("CompressorUpdate.Rows", op.Rows, op.State);
         Disjoint("CompressorUpdate.State", op.State.Pool, "Values", op.Values);
         Disjoint("CompressorUpdate.State", op.State.Pool, "Gates", op.Gates);
@@ -167,7 +168,7 @@ internal static class OperatorChecks<TBuffer, TWeight>
         ExpectTokens("IndexTopK.Tokens.Sequence", "IndexTopK.Tokens.Position", op.Tokens, tokens);
         ExpectRope("IndexTopK.Rope", op.Rope, width);
         ExpectRounding("IndexTopK.Rounding", op.Rounding, width, op.Rope);
-        ExpectRows("IndexTopK.Rows", op.Rows, width);
+        ExpectRoundedRows("IndexTopK.Rows", op.Rows, width, op.Rounding, op.Rope);
         if (op.Ratio < 1) throw Wrong($"IndexTopK.Ratio: expected at least 1, got {op.Ratio}.");
         Expect("IndexTopK.Selected", op.Selected, DType.I32, 2, tokens);
         if (op.TopK < 1) throw Wrong($"IndexTopK.Selected: expected room for at least one row per token, got {op.Selected}.");
@@ -188,6 +189,8 @@ internal static class OperatorChecks<TBuffer, TWeight>
         {
             ExpectRows("Attention.Compressed", op.Compressed, width);
             ExpectSameSequences("Attention.Compressed", op.Compressed, op.Window);
+            if (op.Compressed.Format != op.Window.Format)
+                throw Wrong($"Attention.Compressed: rows of {op.Compressed.Format} beside window rows of {op.Window.Format}.");
             if (op.Ratio < 1) throw Wrong($"Attention.Ratio: expected at least 1, got {op.Ratio}.");
         }
         if (op.Selected.IsPresent)
@@ -378,23 +381,45 @@ internal static class OperatorChecks<TBuffer, TWeight>
         var plain = width - rope.Channels;
         switch (rounding)
         {
-            case RowRounding.None: return;
-            case RowRounding.Fp8Block64 when plain % 64 == 0: return;
-            case RowRounding.Fp8Block64:
+            case RowRounding.None or RowRounding.BF16: return;
+            case RowRounding.Fp8Block64 or RowRounding.Fp8Row when plain % RowFormat.Fp8Block == 0: return;
+            case RowRounding.Fp8Block64 or RowRounding.Fp8Row:
                 throw Wrong($"{operand}: {rounding} needs a multiple of 64 channels before the rotary ones, got {plain} of {width}.");
-            case RowRounding.HadamardFp4Block32 when width % 32 == 0 && int.IsPow2(width): return;
-            case RowRounding.HadamardFp4Block32:
+            case RowRounding.HadamardFp4Block32 or RowRounding.HadamardFp8 when width % RowFormat.Fp4Block == 0 && int.IsPow2(width): return;
+            case RowRounding.HadamardFp4Block32 or RowRounding.HadamardFp8:
                 throw Wrong($"{operand}: {rounding} needs a row width that is a power of two and at least 32, got {width}.");
             default: throw Wrong($"{operand}: {(int)rounding} is no rounding.");
         }
     }
 
+    /// <summary>Rows of a format that its pool and widths fit.</summary>
     private static void ExpectRows(string operand, in PagedRows rows, int width)
     {
-        Expect(operand, rows.Pool, DType.F32, 4, Any, Any, Any, width);
+        ExpectPresent(operand, rows.Pool);
+        if (!Enum.IsDefined(rows.Format.Encoding)) throw Wrong($"{operand}: {(int)rows.Format.Encoding} is no row encoding.");
+        if (rows.Width != width) throw Wrong($"{operand}: expected rows of {width} elements, got {rows.Format}.");
+        Expect(operand, rows.Pool, rows.Format.DType, 4, Any, Any, Any, rows.Format.StoredElements);
+        switch (rows.Format.Encoding)
+        {
+            case RowEncoding.Fp8 when rows.Format.PlainChannels % RowFormat.Fp8Block != 0:
+                throw Wrong($"{operand}: {rows.Format} needs a multiple of 64 channels before the rotary ones.");
+            case RowEncoding.Fp4 when width % RowFormat.Fp4Block != 0:
+                throw Wrong($"{operand}: {rows.Format} needs a multiple of 32 channels.");
+        }
         if ((uint)rows.Layer >= (uint)rows.LayerCount) throw Wrong($"{operand}: layer {rows.Layer} of a pool of {rows.LayerCount} layers.");
         Expect(operand, rows.PageTable, DType.I32, 2);
         Expect(operand, rows.FirstPage, DType.I32, 1, rows.PageTable.D0);
+    }
+
+    /// <summary>Rows that an operator makes, or for which it makes queries: rounded to what their format stores without loss.</summary>
+    private static void ExpectRoundedRows(string operand, in PagedRows rows, int width, RowRounding rounding, in Rope rope)
+    {
+        ExpectRows(operand, rows, width);
+        var format = rows.Format;
+        if (format.Encoding == RowEncoding.F32) return;
+        if (rounding != format.Rounding) throw Wrong($"{operand}: {format} rows store what {format.Rounding} gives; the rounding is {rounding}.");
+        if (format.Encoding == RowEncoding.Fp8 && format.RotaryChannels != rope.Channels)
+            throw Wrong($"{operand}: {format} rows where {rope.Channels} channels are rotated.");
     }
 
     private static void ExpectSameSequences(string operand, in PagedRows rows, in PagedRows other)

@@ -8,11 +8,11 @@ namespace Inference.Backends.Reference;
 /// </summary>
 internal static unsafe class HostRows
 {
-    /// <summary>Address of a row of a sequence: <see cref="PagedRows.Width"/> floats.</summary>
+    /// <summary>Address of a row of a sequence: <see cref="RowFormat.Bytes"/> bytes.</summary>
     /// <param name="operand">Name for messages, e.g. <c>KvInsert.Rows</c>.</param>
     /// <exception cref="BackendException">Request: no such sequence, the row's page was dropped or not given, or its id is outside of the
     /// pool.</exception>
-    public static float* RowPointer(string operand, scoped in PagedRows rows, int sequence, long row)
+    public static byte* RowPointer(string operand, scoped in PagedRows rows, int sequence, long row)
     {
         Index($"{operand}.PageTable", "sequence", sequence, rows.PageTable.D0);
         var (page, slot) = Math.DivRem(row, rows.RowsPerPage);
@@ -23,16 +23,21 @@ internal static unsafe class HostRows
         var id = rows.PageTable.I32(sequence)[entry];
         if ((uint)id >= (uint)rows.Pool.D0)
             throw Wrong($"{operand}: row {row} of sequence {sequence} is on page id {id} of a pool of {rows.Pool.D0} pages.");
-        return rows.Pool.F32(id) + ((long)rows.Layer * rows.RowsPerPage + slot) * rows.Width;
+        return rows.Pool.Pointer() + rows.Pool.DType.ByteLength(id * rows.Pool.RowStride)
+            + ((long)rows.Layer * rows.RowsPerPage + slot) * rows.Format.Bytes;
     }
 
-    /// <summary>A row for reading.</summary>
-    public static ReadOnlySpan<float> Read(string operand, scoped in PagedRows rows, int sequence, long row) =>
-        new(RowPointer(operand, rows, sequence, row), rows.Width);
+    /// <summary>Reads a row.</summary>
+    public static float[] Read(string operand, scoped in PagedRows rows, int sequence, long row)
+    {
+        var values = new float[rows.Width];
+        rows.Format.Decode(new(RowPointer(operand, rows, sequence, row), rows.Format.Bytes), values);
+        return values;
+    }
 
-    /// <summary>A row for writing.</summary>
-    public static Span<float> Write(string operand, scoped in PagedRows rows, int sequence, long row) =>
-        new(RowPointer(operand, rows, sequence, row), rows.Width);
+    /// <summary>Stores a row.</summary>
+    public static void Write(string operand, scoped in PagedRows rows, int sequence, long row, ReadOnlySpan<float> values) =>
+        rows.Format.Encode(values, new(RowPointer(operand, rows, sequence, row), rows.Format.Bytes));
 
     /// <summary>Sequences in range and in one piece each, positions not negative and ascending within a sequence.</summary>
     /// <exception cref="BackendException">Request: names the first token that breaks a rule.</exception>

@@ -82,20 +82,20 @@ internal static unsafe class ReferenceAttention
         }
     }
 
-    /// <summary>The addresses of token t's row set, in the documented order.</summary>
-    private static List<nint> RowsOf(in Attention op, int t)
+    /// <summary>Token t's row set, in the documented order.</summary>
+    private static List<float[]> RowsOf(in Attention op, int t)
     {
         int sequence = op.Tokens.Sequence.I32()[t], position = op.Tokens.Position.I32()[t];
-        var rows = new List<nint>();
+        var rows = new List<float[]>();
         for (var p = Math.Max(0, position - op.WindowSize + 1); p <= position; p++)
-            rows.Add((nint)HostRows.RowPointer("Attention.Window", op.Window, sequence, p));
+            rows.Add(HostRows.Read("Attention.Window", op.Window, sequence, p));
         if (!op.Compressed.IsPresent) return rows;
 
         var visible = (int)((position + 1L) / op.Ratio);
         if (!op.Selected.IsPresent)
         {
             for (var b = 0; b < visible; b++)
-                rows.Add((nint)HostRows.RowPointer("Attention.Compressed", op.Compressed, sequence, b));
+                rows.Add(HostRows.Read("Attention.Compressed", op.Compressed, sequence, b));
             return rows;
         }
         foreach (var b in new ReadOnlySpan<int>(op.Selected.I32(t), op.Selected.D1))
@@ -103,18 +103,18 @@ internal static unsafe class ReferenceAttention
             if (b == -1) break; // the list ends here
             if ((uint)b >= (uint)visible)
                 throw HostRows.Wrong($"Attention.Selected: token {t} at position {position} selects row {b} of {visible} visible ones.");
-            rows.Add((nint)HostRows.RowPointer("Attention.Compressed", op.Compressed, sequence, b));
+            rows.Add(HostRows.Read("Attention.Compressed", op.Compressed, sequence, b));
         }
         return rows;
     }
 
-    private static void Attend(ReadOnlySpan<float> query, List<nint> rows, float scale, float sink, Span<float> output)
+    private static void Attend(ReadOnlySpan<float> query, List<float[]> rows, float scale, float sink, Span<float> output)
     {
         var weights = new double[rows.Count];
         double max = sink;
         for (var i = 0; i < weights.Length; i++)
         {
-            weights[i] = Dot(query, Row(rows[i], query.Length)) * scale;
+            weights[i] = Dot(query, rows[i]) * scale;
             max = Math.Max(max, weights[i]);
         }
         var denominator = Math.Exp(sink - max);
@@ -127,12 +127,10 @@ internal static unsafe class ReferenceAttention
         {
             var sum = 0.0;
             for (var i = 0; i < weights.Length; i++)
-                sum += weights[i] * Row(rows[i], query.Length)[channel];
+                sum += weights[i] * rows[i][channel];
             output[channel] = (float)(sum / denominator);
         }
     }
-
-    private static ReadOnlySpan<float> Row(nint address, int width) => new((float*)address, width);
 
     private static double Dot(ReadOnlySpan<float> a, ReadOnlySpan<float> b)
     {

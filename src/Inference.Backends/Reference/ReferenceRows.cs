@@ -32,14 +32,15 @@ internal static unsafe class ReferenceRows
     {
         HostRows.CheckTokens("KvInsert", op.Tokens, op.Rows.PageTable.D0);
         var values = new double[op.Input.D1];
+        var row = new float[values.Length];
         for (var t = 0; t < op.Input.D0; t++)
         {
             var input = HostRows.Row(op.Input, t);
             for (var i = 0; i < values.Length; i++)
                 values[i] = input[i];
             int sequence = op.Tokens.Sequence.I32()[t], position = op.Tokens.Position.I32()[t];
-            var row = HostRows.Write("KvInsert.Rows", op.Rows, sequence, position);
             FinishRow(values, op.Norm, op.Epsilon, position, op.Rope, op.Rounding, row);
+            HostRows.Write("KvInsert.Rows", op.Rows, sequence, position, row);
         }
     }
 
@@ -59,7 +60,7 @@ internal static unsafe class ReferenceRows
     private static void InsertState(in CompressorUpdate op, int t)
     {
         var position = op.Tokens.Position.I32()[t];
-        var state = HostRows.Write("CompressorUpdate.State", op.State, op.Tokens.Sequence.I32()[t], position);
+        var state = new Span<float>(State(op, op.Tokens.Sequence.I32()[t], position), op.State.Width);
         Span<float> values = HostRows.Row(op.Values, t), gates = HostRows.Row(op.Gates, t), ape = HostRows.Row(op.Ape, position % op.Ratio);
         values.CopyTo(state);
         for (var i = 0; i < gates.Length; i++)
@@ -92,12 +93,13 @@ internal static unsafe class ReferenceRows
             }
             pooled[channel] = weighted / sum;
         }
-        var row = HostRows.Write("CompressorUpdate.Rows", op.Rows, sequence, block);
+        var row = new float[width];
         FinishRow(pooled, op.Norm, op.Epsilon, block * op.Ratio, op.Rope, op.Rounding, row);
+        HostRows.Write("CompressorUpdate.Rows", op.Rows, sequence, block, row);
     }
 
     private static float* State(in CompressorUpdate op, int sequence, long position) =>
-        HostRows.RowPointer("CompressorUpdate.State", op.State, sequence, position);
+        (float*)HostRows.RowPointer("CompressorUpdate.State", op.State, sequence, position);
 
     /// <summary>RMSNorm, rotation by the position, store as F32, rounding. Uses up <paramref name="values"/>.</summary>
     private static void FinishRow(
@@ -133,16 +135,31 @@ internal static unsafe class ReferenceRows
     /// <summary>Replaces a row by what its stored form would give back.</summary>
     public static void Round(Span<float> row, in Rope rope, RowRounding rounding)
     {
+        var plain = row.Length - rope.Channels;
         switch (rounding)
         {
-            case RowRounding.Fp8Block64:
-                for (var start = 0; start < row.Length - rope.Channels; start += 64)
-                    Numerics.QuantizeFp8Block(row.Slice(start, 64));
+            case RowRounding.BF16:
+                RoundToBFloat16(row);
+                break;
+            case RowRounding.Fp8Block64 or RowRounding.Fp8Row:
+                for (var start = 0; start < plain; start += RowFormat.Fp8Block)
+                    Numerics.QuantizeFp8Block(row.Slice(start, RowFormat.Fp8Block));
+                if (rounding == RowRounding.Fp8Row) RoundToBFloat16(row[plain..]);
+                break;
+            case RowRounding.HadamardFp8:
+                Numerics.Hadamard(row);
+                Numerics.QuantizeFp8Block(row);
                 break;
             case RowRounding.HadamardFp4Block32:
                 Numerics.Hadamard(row);
                 Numerics.QuantizeFp4Block32(row);
                 break;
         }
+    }
+
+    private static void RoundToBFloat16(Span<float> values)
+    {
+        foreach (ref var x in values)
+            x = Numerics.RoundToBFloat16(x);
     }
 }

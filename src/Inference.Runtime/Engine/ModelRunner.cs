@@ -161,7 +161,7 @@ public sealed class ModelRunner : IDisposable
                 _firstValues.Add(chunk.Table.FirstPage(kind));
             }
             var flat = _pages.Put(_pageValues);
-            return new PagedRows(pool.Tensor, 0, flat.As(chunks.Count, width), _first.Put(_firstValues));
+            return new PagedRows(pool.Tensor, pool.Spec.Row, 0, flat.As(chunks.Count, width), _first.Put(_firstValues));
         }
 
         public void Dispose()

@@ -28,7 +28,7 @@ public sealed class KvPool : IDisposable
         _freeCount = pageCount;
         if (backend is null) return;
         _buffer = backend.Allocate(checked(spec.PageBytes * pageCount), $"KV pages of kind {spec.Name}");
-        Tensor = Tensor.Create(_buffer, DType.F32, pageCount, spec.LayerCount, spec.RowsPerPage, spec.RowWidth);
+        Tensor = Tensor.Create(_buffer, spec.Row.DType, pageCount, spec.LayerCount, spec.RowsPerPage, spec.Row.StoredElements);
     }
 
     public KvStateSpec Spec { get; }
@@ -38,7 +38,7 @@ public sealed class KvPool : IDisposable
     /// <summary>Pages that nobody but kept prefixes holds: free as soon as those are given up.</summary>
     public int KeptCount { get; private set; }
 
-    /// <summary>F32 [pages, layers, rows per page, row width]; absent without a backend.</summary>
+    /// <summary>[pages, layers, rows per page, <see cref="Backends.Operators.RowFormat.StoredElements"/>]; absent without a backend.</summary>
     public Tensor Tensor { get; }
 
     /// <summary>Takes a free page with one reference. The caller has checked <see cref="FreeCount"/>.</summary>

@@ -1,3 +1,5 @@
+using Inference.Backends.Operators;
+
 namespace Inference.Runtime.KvCache;
 
 /// <summary>Which rows of a kind of state a sequence still needs once <c>length</c> of its tokens have been processed.</summary>
@@ -13,37 +15,37 @@ public enum KvRetention
 }
 
 /// <summary>
-/// One kind of state that a model keeps for a sequence, the same in each layer that has it: rows of a fixed width, one per
+/// One kind of state that a model keeps for a sequence, the same in each layer that has it: rows of a fixed format, one per
 /// <see cref="Ratio"/> token positions, and how long they are needed. Block sizes, pools and page tables follow from it; nothing
 /// behind it knows a model family. Row r stands for positions r * Ratio .. r * Ratio + Ratio - 1 and exists once the last of them
 /// was processed.
 /// </summary>
 /// <param name="Name">For messages and metrics, e.g. <c>csa-rows</c>.</param>
 /// <param name="LayerCount">Layers that keep this kind of row.</param>
-/// <param name="RowWidth">F32 elements per row.</param>
+/// <param name="Row">How a row is stored; a number alone means so many F32 elements.</param>
 /// <param name="Ratio">Token positions per row.</param>
 /// <param name="RetentionTokens">Window or chunk size in token positions; unused for <see cref="KvRetention.All"/>.</param>
 /// <param name="ChunksBefore">For <see cref="KvRetention.Chunk"/>.</param>
 /// <param name="RowsPerPage">Rows of one physical page; RowsPerPage * Ratio divides <see cref="BlockTokens"/>.</param>
 public sealed record KvStateSpec(
-    string Name, int LayerCount, int RowWidth, int Ratio, KvRetention Retention, int RetentionTokens, int ChunksBefore, int RowsPerPage)
+    string Name, int LayerCount, RowFormat Row, int Ratio, KvRetention Retention, int RetentionTokens, int ChunksBefore, int RowsPerPage)
 {
     /// <summary>Token positions of one logical block, for all kinds of state (design decision 4).</summary>
     public const int BlockTokens = 256;
 
-    public static KvStateSpec All(string name, int layers, int width, int ratio) =>
-        new(name, layers, width, ratio, KvRetention.All, 0, 0, Math.Max(1, BlockTokens / ratio));
+    public static KvStateSpec All(string name, int layers, RowFormat row, int ratio) =>
+        new(name, layers, row, ratio, KvRetention.All, 0, 0, Math.Max(1, BlockTokens / ratio));
 
-    public static KvStateSpec Window(string name, int layers, int width, int tokens, int rowsPerPage) =>
-        new(name, layers, width, 1, KvRetention.Window, tokens, 0, rowsPerPage);
+    public static KvStateSpec Window(string name, int layers, RowFormat row, int tokens, int rowsPerPage) =>
+        new(name, layers, row, 1, KvRetention.Window, tokens, 0, rowsPerPage);
 
-    public static KvStateSpec Chunk(string name, int layers, int width, int tokens, int chunksBefore, int rowsPerPage) =>
-        new(name, layers, width, 1, KvRetention.Chunk, tokens, chunksBefore, rowsPerPage);
+    public static KvStateSpec Chunk(string name, int layers, RowFormat row, int tokens, int chunksBefore, int rowsPerPage) =>
+        new(name, layers, row, 1, KvRetention.Chunk, tokens, chunksBefore, rowsPerPage);
 
     /// <summary>Token positions of one page.</summary>
     public int PageTokens => RowsPerPage * Ratio;
 
-    public long PageBytes => (long)LayerCount * RowsPerPage * RowWidth * sizeof(float);
+    public long PageBytes => (long)LayerCount * RowsPerPage * Row.Bytes;
 
     /// <summary>The smallest row index still needed to process the token at position <paramref name="length"/> and those after it.</summary>
     public int FirstRowNeeded(int length) => Retention switch

@@ -15,9 +15,13 @@ using Inference.Runtime.Weights;
 
 namespace Inference.Runtime.Models;
 
-/// <summary>How a DeepSeek-V4 model treats what it caches.</summary>
-/// <param name="Rounding">The rounding of cached rows that the released models were trained with (FP8 rows, FP4 index rows).</param>
-public sealed record DeepSeekV4Options(bool Rounding = false);
+/// <summary>How a DeepSeek-V4 model keeps what it caches.</summary>
+/// <param name="Rows">How window rows, compressed rows and index rows are stored. Each narrow format brings the rounding whose values it stores.</param>
+/// <param name="WideRounding">With <see cref="KvRowFormat.F32"/>: rounding of window and compressed rows all the same, so that the arithmetic of a narrow
+/// format can be had in F32.</param>
+/// <param name="WideIndexRounding">The same for index rows and their queries.</param>
+public sealed record DeepSeekV4Options(
+    KvRowFormat Rows = KvRowFormat.F32, RowRounding WideRounding = RowRounding.None, RowRounding WideIndexRounding = RowRounding.None);
 
 /// <inheritdoc cref="IModel"/>
 public sealed class DeepSeekV4 : IModel
@@ -47,10 +51,12 @@ public sealed class DeepSeekV4 : IModel
         _loader = new WeightLoader(weights.All, backend, progress);
         _stream = new OperatorStream(backend);
         _scratch = new ScratchArena(backend);
-        _rowRounding = options.Rounding ? RowRounding.Fp8Block64 : RowRounding.None;
-        _indexRounding = options.Rounding ? RowRounding.HadamardFp4Block32 : RowRounding.None;
-        bool hasMtp = config.DraftKind == DraftKind.Mtp;
-        _kinds = new Kinds(config, hasMtp);
+        if (options.Rows is KvRowFormat.Fp8WithFp4Index or KvRowFormat.Fp8WithFp8Index && !config.CanRoundRows)
+            throw new ArgumentException($"The widths of this model do not allow {options.Rows}: see {nameof(DeepSeekV4Config.CanRoundRows)}.", nameof(options));
+        bool hasMtp = config.DraftKind == DraftKind.Mtp, wide = options.Rows == KvRowFormat.F32;
+        _kinds = new Kinds(config, options.Rows);
+        _rowRounding = wide ? options.WideRounding : DeepSeekV4KvSize.Row(config, options.Rows).Rounding;
+        _indexRounding = wide ? options.WideIndexRounding : DeepSeekV4KvSize.IndexRow(config, options.Rows).Rounding;
         _embed = _loader.Matrix("embed");
         _head = _loader.Matrix("head");
         _norm = _loader.F32("norm.weight");
@@ -58,7 +64,7 @@ public sealed class DeepSeekV4 : IModel
         _layers = [.. Enumerable.Range(0, config.LayerCount).Select(l => LoadLayer($"layers.{l}.", config.CompressRatios[l], l))];
         if (hasMtp) _mtp = LoadMtp("mtp.0.");
         Info = new ModelInfo("deepseek_v4", config.VocabSize, config.HiddenSize, config.LayerCount, config.ContextMax, hasMtp,
-            DeepSeekV4Checkpoint.Summarise(weights).ParameterCount);
+            DeepSeekV4Checkpoint.Summarise(weights).ParameterCount, KvRowFormats.Names[options.Rows]);
     }
 
     /// <summary>Checks a checkpoint against its config and brings it to a backend. The model owns the checkpoint from here on, also when this throws.</summary>
@@ -81,7 +87,7 @@ public sealed class DeepSeekV4 : IModel
     public IReadOnlyList<KvStateSpec> KvStates => _kinds.Specs;
 
     /// <summary>What a model of this config will keep per sequence, known without its weights. <see cref="DeepSeekV4Config.DraftKind"/> counts.</summary>
-    public static IReadOnlyList<KvStateSpec> KvStatesOf(DeepSeekV4Config config) => new Kinds(config, config.DraftKind == DraftKind.Mtp).Specs;
+    public static IReadOnlyList<KvStateSpec> KvStatesOf(DeepSeekV4Config config, KvRowFormat rows) => new Kinds(config, rows).Specs;
 
     public void Forward(ForwardBatch batch)
     {
@@ -339,22 +345,24 @@ public sealed class DeepSeekV4 : IModel
         private readonly Dictionary<int, (int Rows, int State)> _byRatio = [];
         private readonly IReadOnlyList<int> _ratios;
 
-        public Kinds(DeepSeekV4Config config, bool hasMtp)
+        public Kinds(DeepSeekV4Config config, KvRowFormat rows)
         {
             _ratios = [.. config.CompressRatios.Take(config.LayerCount)];
             int d = config.HeadDim, index = config.IndexHeadDim;
-            Window = Add(KvStateSpec.Window("window", config.LayerCount + (hasMtp ? 1 : 0), d, config.SlidingWindow, WindowPageRows));
+            var row = DeepSeekV4KvSize.Row(config, rows);
+            Window = Add(KvStateSpec.Window(
+                "window", config.LayerCount + (config.DraftKind == DraftKind.Mtp ? 1 : 0), row, config.SlidingWindow, WindowPageRows));
             foreach (int ratio in _ratios.Where(r => r > 0).Distinct().Order())
             {
                 int layers = _ratios.Count(r => r == ratio);
                 bool overlap = ratio == OverlapRatio;
                 _byRatio[ratio] = (
-                    Add(KvStateSpec.All(overlap ? "csa-rows" : $"hca-rows-{ratio}", layers, d, ratio)),
+                    Add(KvStateSpec.All(overlap ? "csa-rows" : $"hca-rows-{ratio}", layers, row, ratio)),
                     Add(overlap
                         ? KvStateSpec.Chunk("csa-state", layers, 4 * d, ratio, chunksBefore: 1, OverlapStatePageRows)
                         : KvStateSpec.Chunk($"hca-state-{ratio}", layers, 2 * d, ratio, chunksBefore: 0, Math.Min(ratio, WindowPageRows))));
                 if (!overlap) continue;
-                IndexRows = Add(KvStateSpec.All("index-rows", layers, index, ratio));
+                IndexRows = Add(KvStateSpec.All("index-rows", layers, DeepSeekV4KvSize.IndexRow(config, rows), ratio));
                 IndexState = Add(KvStateSpec.Chunk("index-state", layers, 4 * index, ratio, chunksBefore: 1, OverlapStatePageRows));
             }
         }

@@ -5,6 +5,7 @@
 // missing or wrong in published files; the tensors decide (1.2, "Base checkpoints").
 // Immutable. Invariant: CompressRatios has an entry for each backbone layer; further ones belong to draft blocks.
 using System.Collections.Immutable;
+using Inference.Backends.Operators;
 
 namespace Inference.Runtime.Models;
 
@@ -159,9 +160,11 @@ public sealed record DeepSeekV4Config
     /// [quantization_config.scale_fmt = ue8m0].</summary>
     public bool TrainedWithRounding { get; init; }
 
-    /// <summary>The widths allow that rounding: FP8 blocks of 64 before the rotated channels, FP4 blocks of 32 in index rows.</summary>
+    /// <summary>The widths allow that rounding, and the formats that store it: FP8 blocks of 64 before the rotated channels, FP4 blocks of 32 in
+    /// index rows.</summary>
     public bool CanRoundRows =>
-        NopeHeadDim % 64 == 0 && (LayersOf(AttentionKind.Selected) == 0 || (IndexHeadDim % 32 == 0 && int.IsPow2(IndexHeadDim)));
+        NopeHeadDim % RowFormat.Fp8Block == 0
+        && (LayersOf(AttentionKind.Selected) == 0 || (IndexHeadDim % RowFormat.Fp4Block == 0 && int.IsPow2(IndexHeadDim)));
 
     /// <summary>Begin-of-sequence token, if named [bos_token_id].</summary>
     public int? BosTokenId { get; init; }

@@ -1,3 +1,5 @@
+using Inference.Backends.Operators;
+
 namespace Inference.Runtime.Models;
 
 /// <summary>How the rows of the key/value cache are stored (specification deepseek-v4 3.2).</summary>
@@ -16,6 +18,18 @@ public enum KvRowFormat
     Fp8WithFp8Index,
 }
 
+/// <summary>What people call the formats.</summary>
+public static class KvRowFormats
+{
+    public static IReadOnlyDictionary<KvRowFormat, string> Names { get; } = new Dictionary<KvRowFormat, string>
+    {
+        [KvRowFormat.F32] = "f32",
+        [KvRowFormat.BF16] = "bf16",
+        [KvRowFormat.Fp8WithFp4Index] = "fp8",
+        [KvRowFormat.Fp8WithFp8Index] = "fp8-index8",
+    };
+}
+
 /// <summary>Cache memory of one sequence of a DeepSeek-V4 model, without page rounding (specification 3.1 to 3.3).</summary>
 /// <param name="BytesPerToken">Growth per token of context, on average.</param>
 /// <param name="WindowBytes">Sliding-window rows of all layers, once the window is full.</param>
@@ -23,8 +37,6 @@ public enum KvRowFormat
 /// <param name="DraftBytes">Sliding-window rows of the draft blocks.</param>
 public sealed record DeepSeekV4KvSize(double BytesPerToken, long WindowBytes, long StateBytes, long DraftBytes)
 {
-    private const int Fp8ScaleGroup = 64, Fp8RowAlignment = 8, Fp4ScaleGroup = 32;
-
     /// <summary>Bytes that do not grow with the context.</summary>
     public long FixedBytes => WindowBytes + StateBytes + DraftBytes;
 
@@ -38,7 +50,7 @@ public sealed record DeepSeekV4KvSize(double BytesPerToken, long WindowBytes, lo
     public static DeepSeekV4KvSize Of(DeepSeekV4Config config, KvRowFormat format, int draftBlocks = 0)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(draftBlocks);
-        long row = RowBytes(config, format), indexRow = IndexRowBytes(config, format);
+        long row = Row(config, format).Bytes, indexRow = IndexRow(config, format).Bytes;
         double perToken = 0;
         long state = 0;
         for (var layer = 0; layer < config.LayerCount; layer++)
@@ -62,27 +74,23 @@ public sealed record DeepSeekV4KvSize(double BytesPerToken, long WindowBytes, lo
         return new DeepSeekV4KvSize(perToken, window * config.LayerCount, state, window * draftBlocks);
     }
 
-    /// <summary>Bytes of one window or compressed row.</summary>
-    public static long RowBytes(DeepSeekV4Config config, KvRowFormat format) => format switch
+    /// <summary>How a window or compressed row is stored.</summary>
+    public static RowFormat Row(DeepSeekV4Config config, KvRowFormat format) => format switch
     {
-        KvRowFormat.F32 => 4L * config.HeadDim,
-        KvRowFormat.BF16 => 2L * config.HeadDim,
-        _ => RoundUp(config.NopeHeadDim + 2L * config.RopeHeadDim + Groups(config.NopeHeadDim, Fp8ScaleGroup), Fp8RowAlignment),
+        KvRowFormat.F32 => RowFormat.F32(config.HeadDim),
+        KvRowFormat.BF16 => RowFormat.BF16(config.HeadDim),
+        _ => RowFormat.Fp8(config.HeadDim, config.RopeHeadDim),
     };
 
-    /// <summary>Bytes of one index row.</summary>
-    public static long IndexRowBytes(DeepSeekV4Config config, KvRowFormat format) => format switch
+    /// <summary>How an index row is stored.</summary>
+    public static RowFormat IndexRow(DeepSeekV4Config config, KvRowFormat format) => format switch
     {
-        KvRowFormat.F32 => 4L * config.IndexHeadDim,
-        KvRowFormat.BF16 => 2L * config.IndexHeadDim,
-        KvRowFormat.Fp8WithFp8Index => config.IndexHeadDim + sizeof(float),
-        _ => Groups(config.IndexHeadDim, 2) + Groups(config.IndexHeadDim, Fp4ScaleGroup),
+        KvRowFormat.F32 => RowFormat.F32(config.IndexHeadDim),
+        KvRowFormat.BF16 => RowFormat.BF16(config.IndexHeadDim),
+        KvRowFormat.Fp8WithFp8Index => RowFormat.Fp8OneScale(config.IndexHeadDim),
+        _ => RowFormat.Fp4(config.IndexHeadDim),
     };
 
     /// <summary>A value and a gate in FP32 for each slot and channel.</summary>
     private static long StateBytesOf(int slots, int channels) => 2L * sizeof(float) * slots * channels;
-
-    private static long Groups(long count, int size) => (count + size - 1) / size;
-
-    private static long RoundUp(long value, int multiple) => Groups(value, multiple) * multiple;
 }

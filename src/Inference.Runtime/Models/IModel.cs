@@ -25,5 +25,7 @@ public interface IModel : IDisposable
 /// <param name="ContextMax">Most positions of one sequence.</param>
 /// <param name="HasDraft">A draft block that <see cref="ForwardBatch.NextTokenIds"/> can run.</param>
 /// <param name="ParameterCount">Backbone parameters.</param>
+/// <param name="KvFormat">How cached rows are stored, as an operator would say it.</param>
 public sealed record ModelInfo(
-    string Family, int VocabSize, int HiddenSize, int LayerCount, int ContextMax, bool HasDraft, long ParameterCount);
+    string Family, int VocabSize, int HiddenSize, int LayerCount, int ContextMax, bool HasDraft, long ParameterCount,
+    string KvFormat = "f32");

@@ -20,7 +20,7 @@ internal static class BenchCommand
         var seed = Numbers.Seed("--seed", "Of the random prompts. Default: 1.");
         var json = new Option<string?>("--json") { Description = "Write all figures to this file; - for standard output instead of the table.", HelpName = "file" };
         var command = new Command("bench", "Measure throughput and latency of a model on this machine.") { prompts, outputs, concurrencies, requests, seed, json };
-        var settings = new SettingOptions(command, [Settings.Model, Settings.Dummy, Settings.Backend, Settings.Threads, Settings.StepTokensMax, Settings.CacheRounding]);
+        var settings = new SettingOptions(command, [Settings.Model, Settings.Dummy, Settings.Backend, Settings.Threads, Settings.StepTokensMax, Settings.KvFormat]);
         command.HasExamples(
             "inference bench",
             "inference bench --prompt-tokens 512 --output-tokens 128 --concurrency 1,8 --json bench.json",

@@ -89,7 +89,7 @@ internal static class InspectionJson
             w.WriteStartObject();
             w.WriteString("name", s.Name);
             w.WriteNumber("layers", s.LayerCount);
-            w.WriteNumber("row_width", s.RowWidth);
+            w.WriteNumber("row_width", s.Row.Width);
             w.WriteNumber("tokens_per_row", s.Ratio);
             w.WriteString("retention", s.Retention.ToString().ToLowerInvariant());
             if (s.Retention != KvRetention.All) w.WriteNumber("retention_tokens", s.RetentionTokens);

@@ -67,7 +67,7 @@ internal static class InspectionTables
         foreach (var s in states)
         {
             double perToken = (double)s.PageBytes / s.PageTokens;
-            table.AddRow(s.Name, $"{s.LayerCount}", Units.Whole(s.RowWidth), $"{s.Ratio}", s.Retention switch
+            table.AddRow(s.Name, $"{s.LayerCount}", Units.Whole(s.Row.Width), $"{s.Ratio}", s.Retention switch
             {
                 KvRetention.All => "all rows",
                 KvRetention.Window => $"last {Units.Whole(s.RetentionTokens)} tokens",

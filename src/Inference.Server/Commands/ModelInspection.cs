@@ -34,7 +34,7 @@ internal sealed class ModelInspection
     public IReadOnlyList<string> Problems => _problems;
 
     /// <summary>Kinds of state that a sequence keeps; empty without a config.</summary>
-    public IReadOnlyList<KvStateSpec> KvStates => Config is null ? [] : DeepSeekV4.KvStatesOf(Config);
+    public IReadOnlyList<KvStateSpec> KvStates => Config is null ? [] : DeepSeekV4.KvStatesOf(Config, KvRowFormat.F32);
 
     /// <summary>KV memory of one sequence of so many tokens, in bytes of its pages.</summary>
     public long KvBytes(int context) => KvStates.Sum(s => s.PageBytes * s.PagesHeld(context - 1, context));

@@ -74,7 +74,7 @@ internal sealed class EngineHost : IAsyncDisposable
             model.Engine.StateChanged += OnEngineState;
             model.Engine.Start();
             await model.Engine.WhenReady.WaitAsync(_stopLoading.Token);
-            ServerLog.Ready(_logger, model.Name, (long)Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+            ServerLog.Ready(_logger, model.Name, (long)Stopwatch.GetElapsedTime(start).TotalMilliseconds, model.Info.KvFormat);
             Move(ServingState.Serving);
         }
         catch (OperationCanceledException) when (_stopLoading.IsCancellationRequested)

@@ -47,7 +47,7 @@ internal static class ModelHost
         var backend = Backend(options);
         try
         {
-            var (model, config, weightBytes) = LoadModel(folder, backend, config => Rounding(options, config), progress, options.Dummy);
+            var (model, config, weightBytes) = LoadModel(folder, backend, config => RowFormat(options, config), progress, options.Dummy);
             try
             {
                 return Serve(options, folder, defaults, tokenizer ?? DummyTokenizer.Of(config.VocabSize), ChatEncodings.For(config), backend, model, weightBytes, loggers, time);
@@ -66,16 +66,16 @@ internal static class ModelHost
     }
 
     /// <summary>Loads a folder's weights: for verbs that drive a model themselves, without engine and tokenizer.</summary>
-    /// <param name="rounding">Whether cached rows are rounded; null = never: exact arithmetic.</param>
+    /// <param name="rows">How cached rows are stored; null = F32: exact arithmetic.</param>
     /// <param name="dummy">Random weights made in memory instead of those of the folder, which needs none.</param>
     /// <exception cref="ModelLoadException">The folder or its weights cannot be used.</exception>
     public static (DeepSeekV4 Model, DeepSeekV4Config Config, long WeightBytes) LoadModel(
-        string folder, IBackend backend, Func<DeepSeekV4Config, bool>? rounding = null, IProgress<LoadProgress>? progress = null,
+        string folder, IBackend backend, Func<DeepSeekV4Config, KvRowFormat>? rows = null, IProgress<LoadProgress>? progress = null,
         bool dummy = false)
     {
         var opened = ModelFolder.Open(folder);
         var config = DeepSeekV4Config.Read(opened);
-        var modelOptions = new DeepSeekV4Options(rounding?.Invoke(config) ?? false);
+        var modelOptions = new DeepSeekV4Options(rows?.Invoke(config) ?? KvRowFormat.F32);
         var checkpoint = dummy ? DummyWeights(opened, config) : Checkpoint.Open(folder);
         long bytes = checkpoint.ByteLength;
         return (DeepSeekV4.Load(config, checkpoint, backend, modelOptions, progress), config, bytes);
@@ -86,14 +86,17 @@ internal static class ModelHost
         new DeepSeekV4Synthesis(config, SyntheticConfig.StorageOf(folder.ConfigFile, folder.ConfigJson), DummySeed, folder.ConfigFile)
             .InMemory(folder.FolderPath, CancellationToken.None);
 
-    /// <summary>Serving computes what the model was trained to compute (family description 2.0, level P).</summary>
-    /// <exception cref="OptionsException">Rounding is asked for and the model's widths do not allow it.</exception>
-    internal static bool Rounding(ModelOptions options, DeepSeekV4Config config) =>
-        options.CacheRounding == true && !config.CanRoundRows
-            ? throw new OptionsException([
-                $"{Settings.CacheRounding.CommandLine}: rows of {config.HeadDim} channels, {config.RopeHeadDim} of them rotated, and index rows of "
-                + $"{config.IndexHeadDim} do not divide into blocks of 64 and 32; leave it at auto"])
-            : options.CacheRounding ?? (config.TrainedWithRounding && config.CanRoundRows);
+    /// <summary>Serving computes what the model was trained to compute (family description 2.0, level P), and stores rows accordingly.</summary>
+    /// <exception cref="OptionsException">A format is asked for that the model's widths do not allow.</exception>
+    internal static KvRowFormat RowFormat(ModelOptions options, DeepSeekV4Config config)
+    {
+        if (options.KvFormat is null) return config.TrainedWithRounding && config.CanRoundRows ? KvRowFormat.Fp8WithFp4Index : KvRowFormat.F32;
+        if (options.KvFormat is KvRowFormat.Fp8WithFp4Index or KvRowFormat.Fp8WithFp8Index && !config.CanRoundRows)
+            throw new OptionsException([
+                $"{Settings.KvFormat.CommandLine} {KvRowFormats.Names[options.KvFormat.Value]}: rows of {config.HeadDim} channels, {config.RopeHeadDim} of "
+                + $"them rotated, and index rows of {config.IndexHeadDim} do not divide into blocks of 64 and 32; take f32, bf16 or auto"]);
+        return options.KvFormat.Value;
+    }
 
     /// <summary>Puts a loaded model's parts together with an engine.</summary>
     public static ServedModel Serve(

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Net;
+using Inference.Runtime.Models;
 using Inference.Server.Hosting;
 using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.Logging;
@@ -105,7 +106,13 @@ internal sealed class OptionsReader
             Int(Settings.SequencesMax, 1, 65_536)!.Value, Int(Settings.StepTokensMax, 1, 1 << 20)!.Value,
             Int(Settings.PrefixesMax, 0, 1 << 20),
             Int(Settings.QueueMax, 1, 1 << 20)!.Value, Int(Settings.DefaultMaxTokens, 1, int.MaxValue),
-            Switch(Settings.DefaultThinking), Switch(Settings.CacheRounding), Flag(Settings.Dummy));
+            Switch(Settings.DefaultThinking), KvFormat(), Flag(Settings.Dummy));
+    }
+
+    private KvRowFormat? KvFormat()
+    {
+        string text = OneOf(Settings.KvFormat, ["auto", .. KvRowFormats.Names.Values]);
+        return text == "auto" ? null : KvRowFormats.Names.First(n => n.Value == text).Key;
     }
 
     private bool? Switch(Setting setting) => OneOf(setting, "auto", "on", "off") switch { "on" => true, "off" => false, _ => null };

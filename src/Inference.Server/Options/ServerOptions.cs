@@ -1,4 +1,5 @@
 using System.Net;
+using Inference.Runtime.Models;
 using Inference.Server.Hosting;
 using Microsoft.Extensions.Logging;
 
@@ -54,7 +55,7 @@ internal sealed record ServerOptions
     public string Describe() =>
         $"Settings: model {Model.Folder ?? "built in"}{(Model.Dummy ? " with random weights" : "")}, backend {Model.Backend}, threads {Shown(Model.Threads)}, context {Shown(Model.ContextMax)}, "
         + $"cache bytes {Shown(Model.KvCacheBytes)}, sequences {Model.SequencesMax}, step tokens {Model.StepTokensMax}, "
-        + $"prefixes {Shown(Model.PrefixesMax)}, queue {Model.QueueMax}, "
+        + $"rows {(Model.KvFormat is { } f ? KvRowFormats.Names[f] : "auto")}, prefixes {Shown(Model.PrefixesMax)}, queue {Model.QueueMax}, "
         + $"max tokens {Shown(Model.DefaultMaxTokens)}, receive {ReceiveBytesMax} bytes, ping {KeepAlivePingDelay.TotalSeconds:0.###}+"
         + $"{KeepAlivePingTimeout.TotalSeconds:0.###} s, connections {ConnectionsMax} of {StreamsPerConnectionMax} streams, stall "
         + $"{WriteStallLimit.TotalSeconds:0.###} s, drain {DrainLimit.TotalSeconds:0.###} s, reflection {Reflection}, OTLP {OtlpEndpoint?.ToString() ?? "off"}";
@@ -74,12 +75,12 @@ internal sealed record ServerOptions
 /// <param name="QueueMax">Most requests waiting; the next is refused.</param>
 /// <param name="DefaultMaxTokens">What an unset max_tokens becomes; null = the model's.</param>
 /// <param name="DefaultThinking">What an unset thinking mode becomes; null = the model's.</param>
-/// <param name="CacheRounding">Round cached rows as the model was trained; null = where its config says so.</param>
+/// <param name="KvFormat">How cached rows are stored; null = as the model was trained.</param>
 /// <param name="Dummy">Random weights made in memory; of the folder only the config is needed.</param>
 internal sealed record ModelOptions(
     string? Folder, string? Name, string Backend, int? Threads, int? ContextMax, long? KvCacheBytes, int SequencesMax, int StepTokensMax, int? PrefixesMax,
     int QueueMax,
-    int? DefaultMaxTokens, bool? DefaultThinking, bool? CacheRounding, bool Dummy = false)
+    int? DefaultMaxTokens, bool? DefaultThinking, KvRowFormat? KvFormat, bool Dummy = false)
 {
     public string FolderOrEmbedded => Folder ?? ShippedModels.EmbeddedFolder;
 }

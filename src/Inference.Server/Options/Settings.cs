@@ -32,8 +32,9 @@ internal static class Settings
     public static readonly Setting PrefixesMax = new(
         "prefixes-max", "auto", "Most prompts and answers whose state is kept for requests that begin alike; 0 keeps none. auto: up to 64, in an eighth of the cache.");
     public static readonly Setting QueueMax = new("queue-max", "256", "Most requests waiting; further ones are refused at once.");
-    public static readonly Setting CacheRounding = new(
-        "cache-rounding", "auto", "Round cached rows to the FP8 and FP4 values that the model was trained with: on, off, or auto (on where config.json says so).");
+    public static readonly Setting KvFormat = new(
+        "kv-format", "auto", "How cached rows are stored, and rounded for it: f32, bf16, fp8 (with FP4 index rows), fp8-index8 (with FP8 index rows), "
+        + "or auto (fp8 where config.json says that the model was trained with it, else f32).");
     public static readonly Setting DefaultMaxTokens =
         new("default-max-tokens", "auto", "What an unset max_tokens becomes. auto: what generation_config.json says, else 4096.");
     public static readonly Setting DefaultThinking =
@@ -42,10 +43,10 @@ internal static class Settings
     /// <summary>What every verb that loads a model takes.</summary>
     public static readonly IReadOnlyList<Setting> OfModel =
         [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, PrefixesMax, QueueMax, DefaultMaxTokens,
-            DefaultThinking, CacheRounding, Dummy];
+            DefaultThinking, KvFormat, Dummy];
 
     /// <summary>What a verb takes that loads a model for one user.</summary>
-    public static readonly IReadOnlyList<Setting> OfLocalModel = [Model, Dummy, Backend, Threads, ContextMax, KvCacheBytes, CacheRounding];
+    public static readonly IReadOnlyList<Setting> OfLocalModel = [Model, Dummy, Backend, Threads, ContextMax, KvCacheBytes, KvFormat];
 
     public static readonly Setting Listen =
         new("listen", "127.0.0.1:50051", "gRPC without TLS: address:port, several separated by commas; none to switch it off.");

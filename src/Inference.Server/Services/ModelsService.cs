@@ -63,6 +63,7 @@ internal sealed class ModelsService(EngineHost host) : V1.Models.ModelsBase
             SupportsChat = model.Chat is not null,
             DefaultThinking = model.DefaultThinking ? V1.ThinkingMode.On : V1.ThinkingMode.Off,
             Backend = model.Backend.Info.Name,
+            KvFormat = model.Info.KvFormat,
             Determinism = model.Backend.Info.Determinism switch
             {
                 Determinism.AnySchedule => V1.DeterminismClass.AnySchedule,

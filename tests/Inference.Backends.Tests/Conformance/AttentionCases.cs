@@ -21,6 +21,13 @@ internal static class AttentionCases
         new IndexCase([(60, 10), (0, 9)], heads: 4, width: 16, rotary: 8, ratio: 4, topK: 4, RowRounding.None, IndexInputs.ZeroScores),
         new IndexCase([(60, 4)], heads: 1, width: 16, rotary: 2, ratio: 1, topK: 7, RowRounding.None),
         new IndexCase([(0, 0)], heads: 2, width: 16, rotary: 8, ratio: 4, topK: 2, RowRounding.None),
+        new IndexCase([(100, 6)], heads: 2, width: 80, rotary: 16, ratio: 4, topK: 6, RowRounding.BF16, encoding: RowEncoding.BF16),
+        new IndexCase([(100, 6)], heads: 2, width: 80, rotary: 16, ratio: 4, topK: 6, RowRounding.Fp8Row, encoding: RowEncoding.Fp8),
+        new IndexCase([(30, 12), (3, 2)], heads: 4, width: 32, rotary: 16, ratio: 4, topK: 5, RowRounding.HadamardFp4Block32, encoding: RowEncoding.Fp4),
+        new IndexCase([(253, 8)], heads: 5, width: 128, rotary: 64, ratio: 4, topK: 16, RowRounding.HadamardFp4Block32, encoding: RowEncoding.Fp4),
+        new IndexCase([(200, 9)], heads: 3, width: 128, rotary: 64, ratio: 2, topK: 9, RowRounding.HadamardFp4Block32, IndexInputs.EqualRows, RowEncoding.Fp4),
+        new IndexCase([(253, 8)], heads: 1, width: 128, rotary: 64, ratio: 4, topK: 16, RowRounding.HadamardFp8, encoding: RowEncoding.Fp8OneScale),
+        new IndexCase([(30, 12), (3, 2)], heads: 4, width: 32, rotary: 16, ratio: 4, topK: 5, RowRounding.HadamardFp8, encoding: RowEncoding.Fp8OneScale),
 
         new AttentionCase([(0, 12)], heads: 4, width: 24, window: 8, compressed: 0, AttentionRows.WindowOnly, sink: 0.5),
         new AttentionCase([(0, 3), (500, 7), (77, 1)], heads: 3, width: 17, window: 16, compressed: 0, AttentionRows.WindowOnly, sink: 0.5),
@@ -39,6 +46,13 @@ internal static class AttentionCases
         new AttentionCase([(20, 6)], heads: 2, width: 16, window: 8, compressed: 4, AttentionRows.AllVisible, sink: 0, magnitude: 0), // all equal
         new AttentionCase([(130, 3)], heads: 64, width: 512, window: 128, compressed: 4, AttentionRows.Selected, sink: 0.5, topK: 20),
         new AttentionCase([(0, 0)], heads: 2, width: 8, window: 4, compressed: 0, AttentionRows.WindowOnly, sink: 0),
+        new AttentionCase([(120, 10), (383, 2), (5, 3)], heads: 2, width: 40, window: 32, compressed: 128, AttentionRows.AllVisible, sink: 0.5, encoding: RowEncoding.BF16),
+        new AttentionCase([(0, 3), (77, 1)], heads: 3, width: 17, window: 16, compressed: 0, AttentionRows.WindowOnly, sink: 0.5, encoding: RowEncoding.BF16),
+        new AttentionCase([(250, 10)], heads: 2, width: 144, window: 128, compressed: 0, AttentionRows.WindowOnly, sink: 1, encoding: RowEncoding.Fp8, rotary: 16),
+        new AttentionCase([(120, 10), (383, 2), (5, 3)], heads: 5, width: 86, window: 32, compressed: 128, AttentionRows.AllVisible, sink: 0.5, encoding: RowEncoding.Fp8, rotary: 22),
+        new AttentionCase([(130, 3)], heads: 64, width: 512, window: 128, compressed: 4, AttentionRows.Selected, sink: 0.5, topK: 20, encoding: RowEncoding.Fp8, rotary: 64),
+        new AttentionCase([(100, 3)], heads: 4, width: 96, window: 30, compressed: 4, AttentionRows.Selected, sink: 0.5, topK: 20, encoding: RowEncoding.Fp4),
+        new AttentionCase([(100, 3)], heads: 4, width: 90, window: 30, compressed: 4, AttentionRows.Selected, sink: 0.5, topK: 20, encoding: RowEncoding.Fp8OneScale),
     ];
 }
 
@@ -62,8 +76,9 @@ internal sealed class IndexCase : SequenceCase
 
     public IndexCase(
         (int First, int Count)[] sequences, int heads, int width, int rotary, int ratio, int topK, RowRounding rounding,
-        IndexInputs inputs = IndexInputs.Normal)
-        : base($"IndexTopK {Describe(sequences)} H={heads} D={width} R={rotary} r={ratio} k={topK} {rounding} {inputs}", sequences)
+        IndexInputs inputs = IndexInputs.Normal, RowEncoding encoding = RowEncoding.F32)
+        : base($"IndexTopK {Describe(sequences)} H={heads} D={width} R={rotary} r={ratio} k={topK} {rounding} {inputs}"
+            + (encoding == RowEncoding.F32 ? "" : $" stored as {encoding}"), sequences)
     {
         var random = Draws.For(Name);
         (_heads, _width, _ratio, _topK, _rounding) = (heads, width, ratio, topK, rounding);
@@ -74,6 +89,8 @@ internal sealed class IndexCase : SequenceCase
         float[][] some = [.. Enumerable.Range(0, 3).Select(_ => Draws.Floats(random, width))];
         _rows = [.. sequences.Select(_ => Enumerable.Range(0, count).Select(_ =>
             inputs == IndexInputs.EqualRows ? some[random.Next(3)] : Draws.Floats(random, width)).ToArray())];
+        Format = FormatOf(encoding, width, rotary);
+        _rows = Array.ConvertAll(_rows, rows => Array.ConvertAll(rows, row => Storable(Format, row)));
         if (inputs == IndexInputs.ZeroScores)
         {
             // Without rotation, so that the signs stay.
@@ -87,7 +104,7 @@ internal sealed class IndexCase : SequenceCase
     {
         var (slots, slotCount) = Slots(device);
         (int, int)[] ranges = Array.ConvertAll(Sequences, s => (0, (s.First + s.Count) / _ratio));
-        var kept = new KeptRows(_width, RowsPerPage, ranges, (s, b) => _rows[s][b]);
+        var kept = new KeptRows(Format, RowsPerPage, ranges, (s, b) => _rows[s][b]);
         var store = new PagedStore(device, kept, slots, slotCount, (_, _) => false);
         var rope = new Rope(device.Vector(_frequencies));
         var outputs = new Outputs();
@@ -189,8 +206,9 @@ internal sealed class AttentionCase : SequenceCase
     /// <param name="sink">Centre of the heads' sinks.</param>
     public AttentionCase(
         (int First, int Count)[] sequences, int heads, int width, int window, int compressed, AttentionRows rows, double sink,
-        int topK = 0, double magnitude = 1)
-        : base($"Attention {Describe(sequences)} H={heads} D={width} W={window} r={compressed} {rows} k={topK} sink {sink} magnitude {magnitude}",
+        int topK = 0, double magnitude = 1, RowEncoding encoding = RowEncoding.F32, int rotary = 0)
+        : base($"Attention {Describe(sequences)} H={heads} D={width} W={window} r={compressed} {rows} k={topK} sink {sink} magnitude {magnitude}"
+            + (encoding == RowEncoding.F32 ? "" : $" stored as {encoding}"),
             sequences)
     {
         var random = Draws.For(Name);
@@ -201,6 +219,9 @@ internal sealed class AttentionCase : SequenceCase
         _window = [.. sequences.Select(s => Enumerable.Range(0, s.First + s.Count).Select(_ => Draws.Floats(random, width)).ToArray())];
         _compressed = [.. sequences.Select(s => Enumerable.Range(0, compressed == 0 ? 0 : (s.First + s.Count) / compressed)
             .Select(_ => Draws.Floats(random, width)).ToArray())];
+        Format = FormatOf(encoding, width, rotary);
+        _window = Array.ConvertAll(_window, all => Array.ConvertAll(all, row => Storable(Format, row)));
+        _compressed = Array.ConvertAll(_compressed, all => Array.ConvertAll(all, row => Storable(Format, row)));
         _selected = rows is AttentionRows.Selected or AttentionRows.SelectedNone ? new int[Tokens * topK] : [];
         Array.Fill(_selected, -1);
         for (var t = 0; t < Tokens && rows == AttentionRows.Selected; t++)
@@ -221,7 +242,7 @@ internal sealed class AttentionCase : SequenceCase
         });
         (int, int)[] blocks = Array.ConvertAll(_compressed, rows => (0, rows.Length));
         PagedRows Store(int rowsPerPage, (int, int)[] ranges, float[][][] rows) =>
-            new PagedStore(device, new KeptRows(_width, rowsPerPage, ranges, (s, r) => rows[s][r]), slots, slotCount, (_, _) => false).Rows;
+            new PagedStore(device, new KeptRows(Format, rowsPerPage, ranges, (s, r) => rows[s][r]), slots, slotCount, (_, _) => false).Rows;
         var window = Store(WindowRowsPerPage, kept, _window);
         var compressed = _ratio > 0 ? Store(CompressedRowsPerPage, blocks, _compressed) : default;
         var sinks = device.Vector(_sinks);

@@ -59,6 +59,26 @@ public sealed class ConformanceTests
         }
     }
 
+    public static TheoryData<string, string> BackendsAndNarrowCases()
+    {
+        var data = new TheoryData<string, string>();
+        foreach (var backend in BackendCases.All.Keys)
+        {
+            foreach (var c in Cases.Values) if (c is SequenceCase s && s.Wide() is not null) data.Add(backend, c.Name);
+        }
+        return data;
+    }
+
+    [Theory]
+    [MemberData(nameof(BackendsAndNarrowCases))]
+    public void Rows_stored_narrow_give_the_bits_of_the_same_rows_stored_as_F32(string backend, string name)
+    {
+        var c = (SequenceCase)Cases[name];
+        using var narrow = new TestDevice(BackendCases.All[backend]());
+        using var wide = new TestDevice(BackendCases.All[backend]());
+        Run(c.Wide()!, wide, Schedule.Whole(c)).AssertSameBits(Run(c, narrow, Schedule.Whole(c)), "stored narrow");
+    }
+
     private static Outputs Run(OperatorCase c, TestDevice device, Schedule schedule)
     {
         try

@@ -30,7 +30,7 @@ public sealed class HandComputedTests
         var pages = (rows.Length / width + 1) / 2;
         Array.Resize(ref rows, pages * 2 * width);
         var pool = d.InOut(rows, pages, 1, 2, width);
-        return new PagedRows(pool, 0, d.In(Enumerable.Range(0, pages).ToArray(), 1, pages), d.Vector(0));
+        return new PagedRows(pool, width, 0, d.In(Enumerable.Range(0, pages).ToArray(), 1, pages), d.Vector(0));
     }
 
     private static TokenLayout Tokens(TestDevice d, params int[] positions) => new(d.In(new int[positions.Length], positions.Length), d.Vector(positions));

@@ -3,11 +3,11 @@ using Inference.Backends.Operators;
 namespace Inference.Backends.Tests.Conformance;
 
 /// <summary>The rows that some sequences keep at the start of a run: which rows of each sequence exist, and what they hold.</summary>
-/// <param name="Width">Elements per row.</param>
+/// <param name="Format">How a row is stored.</param>
 /// <param name="RowsPerPage">Rows of a page.</param>
 /// <param name="Ranges">First row and count of each sequence; rows before the first were dropped.</param>
-/// <param name="Content">Rows that already hold something; the others are NaN until an operator writes them.</param>
-internal sealed record KeptRows(int Width, int RowsPerPage, (int First, int Count)[] Ranges, Func<int, int, float[]?> Content)
+/// <param name="Content">Rows that already hold something, values that the format has; the others are NaN until an operator writes them.</param>
+internal sealed record KeptRows(RowFormat Format, int RowsPerPage, (int First, int Count)[] Ranges, Func<int, int, float[]?> Content)
 {
     /// <summary>Sequence and row of everything that is kept, in order.</summary>
     public IEnumerable<(int Sequence, int Row)> All =>
@@ -36,19 +36,20 @@ internal sealed class PagedStore
         var order = random is null ? [.. Enumerable.Range(0, count)] : Draws.Permutation(random, count);
         foreach (var key in _pages.Keys) _pages[key] = order[_pages[key]];
 
-        var image = new float[Math.Max(count, 1) * layers * kept.RowsPerPage * kept.Width];
-        Array.Fill(image, BitConverter.Int32BitsToSingle(-1));
+        var bytes = kept.Format.Bytes;
+        var image = new byte[Math.Max(count, 1) * layers * kept.RowsPerPage * bytes];
+        Array.Fill(image, (byte)0xFF); // NaN in every format
         var ranges = new List<(long, long)>();
         long Start(int sequence, int row) =>
-            (((long)_pages[(sequence, row / kept.RowsPerPage)] * layers + layer) * kept.RowsPerPage + row % kept.RowsPerPage) * kept.Width;
+            (((long)_pages[(sequence, row / kept.RowsPerPage)] * layers + layer) * kept.RowsPerPage + row % kept.RowsPerPage) * bytes;
         foreach (var (sequence, row) in kept.All)
         {
-            kept.Content(sequence, row)?.CopyTo(image, Start(sequence, row));
-            if (writable(sequence, row)) ranges.Add((Start(sequence, row) * sizeof(float), kept.Width * sizeof(float)));
+            if (kept.Content(sequence, row) is { } values) kept.Format.Encode(values, image.AsSpan((int)Start(sequence, row), bytes));
+            if (writable(sequence, row)) ranges.Add((Start(sequence, row), bytes));
         }
-        var pool = device.Pool(image, ranges, Math.Max(count, 1), layers, kept.RowsPerPage, kept.Width);
+        var pool = device.Pool(image, ranges, kept.Format, Math.Max(count, 1), layers, kept.RowsPerPage);
         var (table, first, entries) = Tables(random, slots, slotCount);
-        Rows = new PagedRows(pool, layer, device.In(table, slotCount, entries), device.In(first, slotCount));
+        Rows = new PagedRows(pool, kept.Format, layer, device.In(table, slotCount, entries), device.In(first, slotCount));
     }
 
     public PagedRows Rows { get; }
@@ -58,10 +59,11 @@ internal sealed class PagedStore
     {
         get
         {
-            var pool = Rows.Pool;
-            var offset = _pages[(sequence, row / _kept.RowsPerPage)] * pool.RowElements
-                + ((long)Rows.Layer * _kept.RowsPerPage + row % _kept.RowsPerPage) * _kept.Width;
-            return _device.Read(Tensor.Create(pool.Buffer, DType.F32, 1, _kept.Width, pool.ByteOffset + offset * sizeof(float)));
+            var bytes = _kept.Format.Bytes;
+            var slot = ((long)_pages[(sequence, row / _kept.RowsPerPage)] * Rows.LayerCount + Rows.Layer) * _kept.RowsPerPage + row % _kept.RowsPerPage;
+            var values = new float[_kept.Format.Width];
+            _kept.Format.Decode(_device.ReadBytes(Tensor.Create(Rows.Pool.Buffer, DType.U8, bytes, Rows.Pool.ByteOffset + slot * bytes)), values);
+            return values;
         }
     }
 
@@ -103,4 +105,36 @@ internal abstract class SequenceCase(string name, (int First, int Count)[] seque
 
     protected static string Describe((int First, int Count)[] sequences) =>
         string.Join(" ", sequences.Select(s => s.Count == 0 ? "none" : $"{s.First}..{s.First + s.Count - 1}"));
+
+    /// <summary>The format of a row of a case.</summary>
+    protected static RowFormat FormatOf(RowEncoding encoding, int width, int rotary) => encoding switch
+    {
+        RowEncoding.F32 => RowFormat.F32(width),
+        RowEncoding.BF16 => RowFormat.BF16(width),
+        RowEncoding.Fp8 => RowFormat.Fp8(width, rotary),
+        RowEncoding.Fp4 => RowFormat.Fp4(width),
+        _ => RowFormat.Fp8OneScale(width),
+    };
+
+    /// <summary>Numbers near the given ones that the format stores.</summary>
+    protected static float[] Storable(RowFormat format, float[] row)
+    {
+        var stored = new byte[format.Bytes];
+        var near = new float[row.Length];
+        format.Encode(row, stored);
+        format.Decode(stored, near);
+        return near;
+    }
+
+    /// <summary>How the case's cached rows are stored.</summary>
+    protected RowFormat Format { get; set; }
+
+    /// <summary>The same case, every number the same, with its rows stored as F32; null if they are.</summary>
+    public SequenceCase? Wide()
+    {
+        if (Format.Encoding == RowEncoding.F32) return null;
+        var wide = (SequenceCase)MemberwiseClone();
+        wide.Format = RowFormat.F32(Format.Width);
+        return wide;
+    }
 }

@@ -63,7 +63,7 @@ public sealed class RefusalTests
     private static PreparedWeight[] Experts(TestDevice d, int rows, int columns) =>
         [.. Enumerable.Range(0, E).Select(_ => Weight(d, rows, columns))];
 
-    private static PagedRows Rows(TestDevice d, int width) => new(Zeros(d, 2, 1, 4, width), 0, d.In([0, 1], 1, 2), d.Vector(0));
+    private static PagedRows Rows(TestDevice d, int width) => new(Zeros(d, 2, 1, 4, width), width, 0, d.In([0, 1], 1, 2), d.Vector(0));
 
     private static TokenLayout Tokens(TestDevice d) => new(d.Vector(0, 0, 0), d.Vector(1, 2, 3));
 
@@ -133,7 +133,9 @@ public sealed class RefusalTests
 
         var insert = new KvInsert(Zeros(d, T, D), d.Vector(new float[D]), 1e-6f, Tokens(d), Rope(d), RowRounding.None, Rows(d, D));
         d.Run(insert);
-        Refuses(d, insert with { Rows = Rows(d, D + 1) }, "KvInsert.Rows", "F32[any, any, any, 8]", "F32[2, 1, 4, 9]");
+        Refuses(d, insert with { Rows = Rows(d, D + 1) }, "KvInsert.Rows", "8 elements", "F32[9]");
+        Refuses(d, insert with { Rows = insert.Rows with { Format = D + 1 } }, "KvInsert.Rows", "8 elements", "F32[9]");
+        Refuses(d, insert with { Rows = insert.Rows with { Format = RowFormat.BF16(D) } }, "KvInsert.Rows", "BF16[any, any, any, 8]", "F32[2, 1, 4, 8]");
         Refuses(d, insert with { Rows = insert.Rows with { Layer = 1 } }, "KvInsert.Rows", "layer 1");
         Refuses(d, insert with { Rows = insert.Rows with { FirstPage = d.Vector(0, 0) } }, "KvInsert.Rows", "I32[1]", "I32[2]");
         Refuses(d, insert with { Rounding = RowRounding.Fp8Block64 }, "KvInsert.Rounding", "64", "got 4 of 8");
@@ -148,10 +150,36 @@ public sealed class RefusalTests
         Refuses(d, update with { Ratio = 0 }, "CompressorUpdate.Ratio");
         Refuses(d, update with { Ape = Zeros(d, 3, 2 * D) }, "CompressorUpdate.Ape", "F32[4, 16]");
         Refuses(d, update with { Gates = Zeros(d, T, D) }, "CompressorUpdate.Gates", "F32[3, 16]");
-        Refuses(d, update with { State = Rows(d, 2 * D) }, "CompressorUpdate.State", "any, 32]");
+        Refuses(d, update with { State = Rows(d, 2 * D) }, "CompressorUpdate.State", "32 elements");
         Refuses(d, update with { Overlap = false }, "CompressorUpdate.Norm", "F32[16]", "F32[8]");
         var ofTwo = update.Rows with { PageTable = d.In([0, 0], 2, 1), FirstPage = d.Vector(0, 0) };
         Refuses(d, update with { Rows = ofTwo }, "CompressorUpdate.Rows", "2 sequences");
+    }
+
+    [Theory, MemberData(nameof(Backends))]
+    public void Stored_rows_refuse_another_rounding_and_widths_without_whole_blocks(string backend)
+    {
+        using var d = Device(backend);
+        PagedRows Stored(RowFormat format) =>
+            new(d.Out(format.DType, 2, 1, 4, format.StoredElements), format, 0, d.In([0, 1], 1, 2), d.Vector(0));
+        KvInsert Insert(RowFormat format, RowRounding rounding) => new(
+            Zeros(d, T, format.Width), d.Vector(new float[format.Width]), 1e-6f, Tokens(d), Rope(d), rounding, Stored(format));
+        foreach (var format in (RowFormat[])[RowFormat.BF16(D), RowFormat.Fp8(68, 4), RowFormat.Fp4(32), RowFormat.Fp8OneScale(32)])
+        {
+            d.Run(Insert(format, format.Rounding));
+            Refuses(d, Insert(format, RowRounding.None), "KvInsert.Rows", format.ToString(), $"{format.Rounding}", "None");
+        }
+        Refuses(d, Insert(RowFormat.Fp8(D, 4), RowRounding.None), "KvInsert.Rows", "Fp8[4+4]", "64");
+        Refuses(d, Insert(RowFormat.Fp8(68, 68), RowRounding.Fp8Row), "KvInsert.Rows", "Fp8[0+68]", "4 channels are rotated");
+        Refuses(d, Insert(RowFormat.Fp4(D), RowRounding.None), "KvInsert.Rows", "Fp4[8]", "32");
+
+        PagedRows narrow = Stored(RowFormat.BF16(D)), state = Stored(RowFormat.BF16(4 * D));
+        Refuses(d, new Attention(Zeros(d, T, H, D), Tokens(d), Rows(d, D), 4, narrow, 1, default, d.Vector(0f, 0), 1, Zeros(d, T, H, D)),
+            "Attention.Compressed", "BF16[8]", "F32[8]");
+        Refuses(d, new CompressorUpdate(Zeros(d, T, 2 * D), Zeros(d, T, 2 * D), Zeros(d, 4, 2 * D), state, 4, true, Tokens(d),
+            d.Vector(new float[D]), 1e-6f, Rope(d), RowRounding.None, Rows(d, D)), "CompressorUpdate.State", "F32", "BF16");
+        Refuses(d, new IndexTopK(Zeros(d, T, H, D), Zeros(d, T, H), 1, Tokens(d), Rope(d), RowRounding.None, narrow, 1, d.Out(DType.I32, T, 2)),
+            "IndexTopK.Rows", "BF16[8]", "None");
     }
 
     [Theory, MemberData(nameof(Backends))]

@@ -12,42 +12,49 @@ internal static class RoundedRow
 {
     public static void AssertPossible(Approx row, ReadOnlySpan<float> actual, RowRounding rounding, int rotary, string where)
     {
-        switch (rounding)
+        var (source, parts) = Parts(row, rounding, rotary);
+        foreach (var (start, count, code) in parts)
         {
-            case RowRounding.None:
-                AssertPlain(row, actual, 0, row.Length, where);
-                break;
-            case RowRounding.Fp8Block64:
-                var plain = row.Length - rotary;
-                for (var start = 0; start < plain; start += 64) AssertBlock(row, actual, start, 64, fp8: true, where);
-                AssertPlain(row, actual, plain, rotary, where);
-                break;
-            default:
-                var transformed = Hadamard(row);
-                for (var start = 0; start < row.Length; start += 32) AssertBlock(transformed, actual, start, 32, fp8: false, where);
-                break;
+            if (code == Code.Plain) AssertPlain(source, actual, start, count, where);
+            else AssertBlock(source, actual, start, count, code, where);
         }
     }
 
     /// <summary>The codes' values if no other ones are possible; null if the errors leave a choice.</summary>
     public static double[]? Certain(Approx row, RowRounding rounding, int rotary)
     {
-        if (rounding == RowRounding.None) return row.Values;
-        var fp8 = rounding == RowRounding.Fp8Block64;
-        var source = fp8 ? row : Hadamard(row);
+        var (source, parts) = Parts(row, rounding, rotary);
         double[] values = [.. source.Values];
-        int end = fp8 ? row.Length - rotary : row.Length, block = fp8 ? 64 : 32;
-        for (var start = 0; start < end; start += block)
+        foreach (var (start, count, code) in parts)
         {
-            var scales = Scales(source, start, block, fp8);
+            if (code == Code.Plain) continue;
+            var scales = Scales(source, start, count, code);
             if (scales.Count > 1) return null;
-            for (var i = start; i < start + block; i++)
+            for (var i = start; i < start + count; i++)
             {
-                values[i] = Quantise(source.Values[i] - source.Errors[i], scales[0], fp8);
-                if (values[i] != Quantise(source.Values[i] + source.Errors[i], scales[0], fp8)) return null;
+                values[i] = Quantise(source.Values[i] - source.Errors[i], scales[0], code);
+                if (values[i] != Quantise(source.Values[i] + source.Errors[i], scales[0], code)) return null;
             }
         }
         return values;
+    }
+
+    private enum Code { Plain, BF16, E4M3, E2M1 }
+
+    /// <summary>What is rounded, and the blocks that it is rounded in.</summary>
+    private static (Approx Source, List<(int Start, int Count, Code Code)> Parts) Parts(Approx row, RowRounding rounding, int rotary)
+    {
+        List<(int, int, Code)> Blocks(int end, int size, Code code) => [.. Enumerable.Range(0, end / size).Select(b => (b * size, size, code))];
+        var plain = row.Length - rotary;
+        return rounding switch
+        {
+            RowRounding.None => (row, [(0, row.Length, Code.Plain)]),
+            RowRounding.BF16 => (row, [(0, row.Length, Code.BF16)]),
+            RowRounding.Fp8Block64 => (row, [.. Blocks(plain, 64, Code.E4M3), (plain, rotary, Code.Plain)]),
+            RowRounding.Fp8Row => (row, [.. Blocks(plain, 64, Code.E4M3), (plain, rotary, Code.BF16)]),
+            RowRounding.HadamardFp4Block32 => (Hadamard(row), Blocks(row.Length, 32, Code.E2M1)),
+            _ => (Hadamard(row), [(0, row.Length, Code.E4M3)]),
+        };
     }
 
     private static void AssertPlain(Approx row, ReadOnlySpan<float> actual, int start, int count, string where)
@@ -59,15 +66,15 @@ internal static class RoundedRow
         }
     }
 
-    private static void AssertBlock(Approx row, ReadOnlySpan<float> actual, int start, int count, bool fp8, string where)
+    private static void AssertBlock(Approx row, ReadOnlySpan<float> actual, int start, int count, Code code, string where)
     {
         var complaint = "";
-        foreach (var scale in Scales(row, start, count, fp8))
+        foreach (var scale in Scales(row, start, count, code))
         {
             complaint = "";
             for (var i = start; i < start + count && complaint.Length == 0; i++)
             {
-                double low = Quantise(row.Values[i] - row.Errors[i], scale, fp8), high = Quantise(row.Values[i] + row.Errors[i], scale, fp8);
+                double low = Quantise(row.Values[i] - row.Errors[i], scale, code), high = Quantise(row.Values[i] + row.Errors[i], scale, code);
                 if (!(actual[i] >= low && actual[i] <= high))
                 {
                     complaint = $"{where}[{i}]: {actual[i]:R}, expected {low:R}..{high:R} (scale {scale:R}) "
@@ -80,26 +87,39 @@ internal static class RoundedRow
     }
 
     /// <summary>Scales that the block may have had: those of the smallest and of the largest magnitude that its maximum may have had.</summary>
-    private static List<double> Scales(Approx row, int start, int count, bool fp8)
+    private static List<double> Scales(Approx row, int start, int count, Code code)
     {
+        if (code == Code.BF16) return [1];
         double low = 0, high = 0;
         for (var i = start; i < start + count; i++)
         {
             low = Math.Max(low, Math.Abs(row.Values[i]) - row.Errors[i]);
             high = Math.Max(high, Math.Abs(row.Values[i]) + row.Errors[i]);
         }
-        return [.. new[] { Scale(low, fp8), Scale(high, fp8) }.Distinct()];
+        return [.. new[] { Scale(low, code), Scale(high, code) }.Distinct()];
     }
 
-    private static double Scale(double magnitude, bool fp8)
+    private static double Scale(double magnitude, Code code)
     {
-        var clamped = Math.Max((float)magnitude, fp8 ? 1e-4f : 6 * MathF.Pow(2, -126));
-        float step = fp8 ? 1f / 448 : 1f / 6, product = clamped * step; // an F32 product, as the spec wants it
+        var clamped = Math.Max((float)magnitude, code == Code.E4M3 ? 1e-4f : 6 * MathF.Pow(2, -126));
+        float step = code == Code.E4M3 ? 1f / 448 : 1f / 6, product = clamped * step; // an F32 product, as the spec wants it
         return Math.Pow(2, Math.Ceiling(Math.Log2(product)));
     }
 
-    private static double Quantise(double x, double scale, bool fp8) => scale
-        * (fp8 ? Formats.Nearest(x / scale, 126, Formats.E4M3) : Formats.Nearest(x / scale, 7, Formats.E2M1));
+    private static double Quantise(double x, double scale, Code code) => code switch
+    {
+        Code.E4M3 => scale * Formats.Nearest(x / scale, 126, Formats.E4M3),
+        Code.E2M1 => scale * Formats.Nearest(x / scale, 7, Formats.E2M1),
+        _ => NearestBF16(x),
+    };
+
+    /// <summary>Eight binary digits, ties to even.</summary>
+    private static double NearestBF16(double x)
+    {
+        if (x == 0) return 0;
+        var step = Math.Pow(2, Math.Max(Math.ILogB(x), -126) - 7);
+        return Math.Round(x / step, MidpointRounding.ToEven) * step;
+    }
 
     /// <summary>Multiplication by the matrix itself: element (i, j) is (-1) to the number of ones that i and j share.</summary>
     private static Approx Hadamard(Approx row)

@@ -25,7 +25,17 @@ internal static class RowCases
         new KvInsertCase([(0, 5)], width: 72, rotary: 8, RowRounding.Fp8Block64, rowsPerPage: 256, magnitude: 1e12),
         new KvInsertCase([(5, 6), (0, 2)], width: 32, rotary: 16, RowRounding.HadamardFp4Block32, rowsPerPage: 4),
         new KvInsertCase([(9, 6)], width: 128, rotary: 64, RowRounding.HadamardFp4Block32, rowsPerPage: 4),
+        new KvInsertCase([(9, 6)], width: 128, rotary: 64, RowRounding.HadamardFp8, rowsPerPage: 4),
+        new KvInsertCase([(9, 6)], width: 37, rotary: 6, RowRounding.BF16, rowsPerPage: 4),
+        new KvInsertCase([(9, 6)], width: 144, rotary: 16, RowRounding.Fp8Row, rowsPerPage: 4),
         new KvInsertCase([(0, 0)], width: 8, rotary: 4, RowRounding.None, rowsPerPage: 4),
+        new KvInsertCase([(7, 5), (0, 3)], width: 33, rotary: 16, RowRounding.BF16, rowsPerPage: 3, encoding: RowEncoding.BF16),
+        new KvInsertCase([(65_530, 12)], width: 512, rotary: 64, RowRounding.Fp8Row, rowsPerPage: 16, encoding: RowEncoding.Fp8),
+        new KvInsertCase([(0, 6), (250, 9)], width: 144, rotary: 16, RowRounding.Fp8Row, rowsPerPage: 8, encoding: RowEncoding.Fp8),
+        new KvInsertCase([(0, 5)], width: 72, rotary: 8, RowRounding.Fp8Row, rowsPerPage: 1, magnitude: 1e-9, encoding: RowEncoding.Fp8),
+        new KvInsertCase([(0, 5)], width: 72, rotary: 8, RowRounding.Fp8Row, rowsPerPage: 256, magnitude: 1e12, encoding: RowEncoding.Fp8),
+        new KvInsertCase([(9, 6), (0, 2)], width: 128, rotary: 64, RowRounding.HadamardFp4Block32, rowsPerPage: 4, encoding: RowEncoding.Fp4),
+        new KvInsertCase([(9, 6), (0, 2)], width: 128, rotary: 64, RowRounding.HadamardFp8, rowsPerPage: 4, encoding: RowEncoding.Fp8OneScale),
 
         new CompressorCase([(0, 19)], ratio: 4, overlap: true, width: 24, rotary: 8, RowRounding.None, rowsPerPage: 4),
         new CompressorCase([(0, 3)], ratio: 4, overlap: true, width: 24, rotary: 8, RowRounding.None, rowsPerPage: 4), // emits nothing
@@ -39,6 +49,10 @@ internal static class RowCases
         new CompressorCase([(0, 24)], ratio: 4, overlap: true, width: 16, rotary: 4, RowRounding.None, rowsPerPage: 4, gates: 60), // one-hot softmax
         new CompressorCase([(0, 24)], ratio: 8, overlap: false, width: 16, rotary: 4, RowRounding.None, rowsPerPage: 4, gates: 0), // plain average
         new CompressorCase([(0, 0)], ratio: 4, overlap: true, width: 8, rotary: 4, RowRounding.None, rowsPerPage: 4),
+        new CompressorCase([(6, 11), (0, 5)], ratio: 4, overlap: true, width: 17, rotary: 6, RowRounding.BF16, rowsPerPage: 3, encoding: RowEncoding.BF16),
+        new CompressorCase([(5, 14), (0, 9)], ratio: 4, overlap: true, width: 144, rotary: 16, RowRounding.Fp8Row, rowsPerPage: 8, encoding: RowEncoding.Fp8),
+        new CompressorCase([(0, 16), (11, 6)], ratio: 4, overlap: true, width: 32, rotary: 16, RowRounding.HadamardFp4Block32, rowsPerPage: 5, encoding: RowEncoding.Fp4),
+        new CompressorCase([(0, 16), (11, 6)], ratio: 4, overlap: true, width: 32, rotary: 16, RowRounding.HadamardFp8, rowsPerPage: 5, encoding: RowEncoding.Fp8OneScale),
     ];
 }
 
@@ -120,12 +134,13 @@ internal sealed class KvInsertCase : RowMakingCase
     private readonly float[] _input, _norm, _frequencies;
     private readonly int _width, _rowsPerPage;
 
-    public KvInsertCase((int First, int Count)[] sequences, int width, int rotary, RowRounding rounding, int rowsPerPage, double magnitude = 1)
-        : base($"KvInsert {Describe(sequences)} D={width} R={rotary} {rounding} page {rowsPerPage} magnitude {magnitude:E0}",
+    public KvInsertCase((int First, int Count)[] sequences, int width, int rotary, RowRounding rounding, int rowsPerPage, double magnitude = 1,
+        RowEncoding encoding = RowEncoding.F32)
+        : base($"KvInsert {Describe(sequences)} D={width} R={rotary} {rounding} page {rowsPerPage} magnitude {magnitude:E0}{(encoding == RowEncoding.F32 ? "" : $" stored as {encoding}")}",
             sequences, rounding, rotary)
     {
         var random = Draws.For(Name);
-        (_width, _rowsPerPage) = (width, rowsPerPage);
+        (_width, _rowsPerPage, Format) = (width, rowsPerPage, FormatOf(encoding, width, rotary));
         _input = Draws.Floats(random, Tokens * width, magnitude);
         _norm = Draws.Floats(random, width);
         _frequencies = RopeFrequencies.Plain(10000, rotary);
@@ -134,7 +149,7 @@ internal sealed class KvInsertCase : RowMakingCase
     public override Outputs Run(TestDevice device, Schedule schedule)
     {
         var (slots, slotCount) = Slots(device);
-        var store = new PagedStore(device, new KeptRows(_width, _rowsPerPage, Sequences, (_, _) => null), slots, slotCount, (_, _) => true);
+        var store = new PagedStore(device, new KeptRows(Format, _rowsPerPage, Sequences, (_, _) => null), slots, slotCount, (_, _) => true);
         var norm = device.Vector(_norm);
         var rope = new Rope(device.Vector(_frequencies));
         foreach (var tokens in schedule.Steps)
@@ -161,12 +176,13 @@ internal sealed class CompressorCase : RowMakingCase
 
     public CompressorCase(
         (int First, int Count)[] sequences, int ratio, bool overlap, int width, int rotary, RowRounding rounding, int rowsPerPage,
-        double gates = 1)
+        double gates = 1, RowEncoding encoding = RowEncoding.F32)
         : base($"CompressorUpdate {Describe(sequences)} r={ratio}{(overlap ? " overlap" : "")} D={width} R={rotary} {rounding} "
-            + $"page {rowsPerPage} gates {gates}", sequences, rounding, rotary)
+            + $"page {rowsPerPage} gates {gates}{(encoding == RowEncoding.F32 ? "" : $" stored as {encoding}")}", sequences, rounding, rotary)
     {
         var random = Draws.For(Name);
         (_ratio, _width, _channels, _rowsPerPage, _overlap) = (ratio, width, overlap ? 2 * width : width, rowsPerPage, overlap);
+        Format = FormatOf(encoding, width, rotary);
         _ape = Draws.Floats(random, ratio * _channels, 0.5 * gates);
         _norm = Draws.Floats(random, width);
         _frequencies = RopeFrequencies.Yarn(160000, rotary, 16, 32, 1, 65536);
@@ -197,7 +213,7 @@ internal sealed class CompressorCase : RowMakingCase
         bool IsToken(int sequence, int position) => position >= Sequences[sequence].First;
         var kept = new KeptRows(2 * _channels, _rowsPerPage, StateRanges(), (s, p) => IsToken(s, p) ? null : StateRow(s, p));
         var state = new PagedStore(device, kept, slots, slotCount, IsToken);
-        var rows = new PagedStore(device, new KeptRows(_width, _rowsPerPage, BlockRanges(), (_, _) => null), slots, slotCount, (_, _) => true);
+        var rows = new PagedStore(device, new KeptRows(Format, _rowsPerPage, BlockRanges(), (_, _) => null), slots, slotCount, (_, _) => true);
         Tensor ape = device.In(_ape, _ratio, _channels), norm = device.Vector(_norm);
         var rope = new Rope(device.Vector(_frequencies));
         foreach (var tokens in schedule.Steps)

@@ -40,15 +40,16 @@ internal sealed class TestDevice(IBackend backend, Random? placement = null) : I
     /// <summary>An operand to be written; NaN before, or as I32 a huge number.</summary>
     public Tensor Out(DType dtype, params ReadOnlySpan<int> shape) => Place([], dtype, shape, true);
 
-    /// <summary>A pool whose image is given and of which only the listed byte ranges may be written.</summary>
-    public Tensor Pool(float[] image, IEnumerable<(long Start, long Length)> writable, int d0, int d1, int d2, int d3)
+    /// <summary>A pool of rows whose image is given and of which only the listed byte ranges may be written.</summary>
+    public Tensor Pool(byte[] image, IEnumerable<(long Start, long Length)> writable, RowFormat format, int d0, int d1, int d2)
     {
-        var bytes = MemoryMarshal.AsBytes(image.AsSpan()).ToArray();
-        var buffer = Own(backend.Allocate(bytes.Length, "test pool"));
-        backend.Upload(bytes, Bytes(buffer));
-        _guards.Add(new Guard(buffer, bytes, [.. writable]));
-        return Tensor.Create(buffer, DType.F32, d0, d1, d2, d3);
+        var buffer = Own(backend.Allocate(image.Length, "test pool"));
+        backend.Upload(image, Bytes(buffer));
+        _guards.Add(new Guard(buffer, image, [.. writable]));
+        return Tensor.Create(buffer, format.DType, d0, d1, d2, format.StoredElements);
     }
+
+    public byte[] ReadBytes(in Tensor t) => Read<byte>(t);
 
     public float[] Read(in Tensor t) => Read<float>(t);
 

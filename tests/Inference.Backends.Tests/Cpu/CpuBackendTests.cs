@@ -24,7 +24,7 @@ public sealed unsafe class CpuBackendTests
 
         var rope = new Rope(V(8));
         var tokens = new TokenLayout(I(0, 0, 0, 1, 1), I(40, 41, 42, 7, 8));
-        PagedRows Rows(int width) => new(Tensor.Create(m.F32(new float[16 * 8 * width], 16, 8 * width).Buffer, DType.F32, 16, 1, 8, width), 0,
+        PagedRows Rows(int width) => new(Tensor.Create(m.F32(new float[16 * 8 * width], 16, 8 * width).Buffer, DType.F32, 16, 1, 8, width), width, 0,
             I([.. Enumerable.Range(0, 16)]).As(2, 8), I(0, 0));
         PagedRows window = Rows(D), compressed = Rows(D), state = Rows(4 * D);
         Tensor x = F(T, D), heads = F(T, Heads * D).As(T, Heads, D), output = F(T, D), selected = m.I32(new int[T * 3], T, 3);
@@ -82,7 +82,7 @@ public sealed unsafe class CpuBackendTests
         Tensor I(params int[] values) => Tensor.Create(m.I32(values, 1, values.Length).Buffer, DType.I32, values.Length);
         var queries = m.F32(new float[6 * 16], 6, 16).As(6, 1, 16);
         var output = m.Empty(6, 16).As(6, 1, 16);
-        Attention Attend(int page) => new(queries, new TokenLayout(I(0, 0, 0, 0, 0, 0), I(0, 1, 2, 3, 4, 5)), new PagedRows(pool, 0, Table(page), I(0)), 8,
+        Attention Attend(int page) => new(queries, new TokenLayout(I(0, 0, 0, 0, 0, 0), I(0, 1, 2, 3, 4, 5)), new PagedRows(pool, 16, 0, Table(page), I(0)), 8,
             default, 0, default, Tensor.Create(m.F32([0], 1, 1).Buffer, DType.F32, 1), 1, output);
 
         var error = Assert.Throws<BackendException>(() => backend.Enqueue(Attend(4)));

@@ -1,4 +1,5 @@
 using Inference.Backends.Cpu;
+using Inference.Backends.Tests.Operators;
 using Xunit;
 
 namespace Inference.Backends.Tests.Cpu;
@@ -8,7 +9,17 @@ public sealed unsafe class GridRoundingTests
 {
     [Fact]
     public void Fp8_blocks_have_the_bits_of_the_definition() =>
-        Compare(64, x => GridRounding.Fp8Block64(x), x => Numerics.QuantizeFp8Block(x));
+        Compare(64, x => GridRounding.Fp8Block(x, 64), x => Numerics.QuantizeFp8Block(x));
+
+    [Fact]
+    public void Whole_rows_of_E4M3_have_the_bits_of_the_definition() =>
+        Compare(128, x => GridRounding.Fp8Block(x, 128), x => Numerics.QuantizeFp8Block(x));
+
+    [Fact]
+    public void BF16_has_the_bits_of_the_definition() => Compare(37, x => GridRounding.BF16(x, 37), x =>
+    {
+        foreach (ref var v in x) v = Numerics.RoundToBFloat16(v);
+    });
 
     [Fact]
     public void Fp4_blocks_have_the_bits_of_the_definition() =>
@@ -33,7 +44,7 @@ public sealed unsafe class GridRoundingTests
         var y = new float[width];
         for (var run = 0; run < 20_000; run++)
         {
-            Fill(random, run % 8, y);
+            RandomRows.Fill(random, run % RandomRows.Kinds, y);
             y.CopyTo(new Span<float>(x, width));
             actual(x);
             var before = y.ToArray();
@@ -44,26 +55,5 @@ public sealed unsafe class GridRoundingTests
                 Assert.True(same, $"run {run}, element {i}: {before[i]:R} became {x[i]:R}, by definition {y[i]:R}");
             }
         }
-    }
-
-    private static void Fill(Random random, int kind, float[] values)
-    {
-        var magnitude = MathF.Pow(2, random.Next(-30, 30));
-        for (var i = 0; i < values.Length; i++)
-        {
-            values[i] = kind switch
-            {
-                0 => (random.NextSingle() - 0.5f) * magnitude,
-                1 => random.Next(-64, 64) * magnitude / 8, // many ties
-                2 => random.Next(-16, 16) / 4f * MathF.Pow(2, random.Next(-12, 2)),
-                3 => (random.NextSingle() - 0.5f) * MathF.Pow(2, random.Next(-140, 120)), // anything, subnormals too
-                4 => BitConverter.Int32BitsToSingle(random.Next() & 0x7EFFFFFF), // any positive finite pattern below 2^127
-                5 => random.Next(3) == 0 ? -0f : 0f,
-                6 => MathF.BitIncrement(448 * magnitude) * (random.Next(4) == 0 ? 1 : random.NextSingle()),
-                _ => 6 * magnitude * (random.Next(4) == 0 ? 1 : -random.NextSingle()),
-            };
-        }
-        if (kind is 0 or 3 && random.Next(10) == 0)
-            values[random.Next(values.Length)] = random.Next(3) switch { 0 => float.NaN, 1 => float.PositiveInfinity, _ => float.NegativeInfinity };
     }
 }

@@ -19,8 +19,8 @@ public sealed class DeepSeekV4KvSizeTests
     [InlineData(KvRowFormat.F32, 2048, 512)]
     public void Rows_have_the_sizes_that_engines_use(KvRowFormat format, long row, long index)
     {
-        Assert.Equal(row, DeepSeekV4KvSize.RowBytes(Flash, format));
-        Assert.Equal(index, DeepSeekV4KvSize.IndexRowBytes(Flash, format));
+        Assert.Equal(row, DeepSeekV4KvSize.Row(Flash, format).Bytes);
+        Assert.Equal(index, DeepSeekV4KvSize.IndexRow(Flash, format).Bytes);
     }
 
     [Theory]
@@ -56,9 +56,9 @@ public sealed class DeepSeekV4KvSizeTests
     public void The_embedded_models_small_widths_are_sized_too()
     {
         var pebble = DeepSeekV4Config.Read(ModelFolder.Open(Testing.RepositoryPaths.Pebble));
-        Assert.Equal(576, DeepSeekV4KvSize.RowBytes(pebble, KvRowFormat.F32));
-        Assert.Equal(128 + 32 + 2 + 6, DeepSeekV4KvSize.RowBytes(pebble, KvRowFormat.Fp8WithFp4Index)); // 2 scales, padded to 8
-        Assert.Equal(16 + 1, DeepSeekV4KvSize.IndexRowBytes(pebble, KvRowFormat.Fp8WithFp4Index));
+        Assert.Equal(576, DeepSeekV4KvSize.Row(pebble, KvRowFormat.F32).Bytes);
+        Assert.Equal(128 + 32 + 2 + 6, DeepSeekV4KvSize.Row(pebble, KvRowFormat.Fp8WithFp4Index).Bytes); // 2 scales, padded to 8
+        Assert.Equal(16 + 1, DeepSeekV4KvSize.IndexRow(pebble, KvRowFormat.Fp8WithFp4Index).Bytes);
         // Ratios 4, 128, 4, 128, 4: three layers with rows of 576 + 128 bytes per 4 tokens, two with 576 per 128.
         Assert.Equal(3 * (576 + 128) / 4d + 2 * 576 / 128d, DeepSeekV4KvSize.Of(pebble, KvRowFormat.F32).BytesPerToken);
     }

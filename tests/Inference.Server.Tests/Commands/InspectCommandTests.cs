@@ -33,7 +33,7 @@ public sealed class InspectCommandTests
     public void Memory_is_that_of_the_pages_a_sequence_holds()
     {
         var json = Cli.Run("inspect", RepositoryPaths.Pebble, "--json", "--context", "1,300,100000").Json;
-        var states = DeepSeekV4.KvStatesOf(DeepSeekV4Config.Read(ModelFolder.Open(RepositoryPaths.Pebble)));
+        var states = DeepSeekV4.KvStatesOf(DeepSeekV4Config.Read(ModelFolder.Open(RepositoryPaths.Pebble)), KvRowFormat.F32);
         Assert.Equal(states.Select(s => s.Name), json.GetProperty("kv_states").EnumerateArray().Select(s => s.GetProperty("name").GetString()));
         using var cache = new KvCacheManager(states, new KvCapacity(110_000, 1, 110_000), null);
         foreach (var memory in json.GetProperty("memory").EnumerateArray())
