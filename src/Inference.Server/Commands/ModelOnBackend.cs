@@ -9,7 +9,7 @@ namespace Inference.Server.Commands;
 /// <summary>A model without engine and tokenizer, for verbs that drive it themselves. Owns both parts.</summary>
 internal sealed record ModelOnBackend(string Folder, IModel Model, IBackend Backend) : IDisposable
 {
-    /// <param name="asServed">Cached rows are rounded as serving would; else arithmetic is exact.</param>
+    /// <param name="asServed">Cached rows are stored as serving would; else as F32: exact arithmetic.</param>
     /// <exception cref="ModelLoadException">The folder is no model that this build serves, or its weights are damaged.</exception>
     public static ModelOnBackend Load(ModelOptions options, bool asServed = false)
     {
@@ -18,7 +18,7 @@ internal sealed record ModelOnBackend(string Folder, IModel Model, IBackend Back
         try
         {
             using var progress = new LoadProgressLine();
-            return new ModelOnBackend(folder, ModelHost.LoadModel(folder, backend, c => asServed && ModelHost.Rounding(options, c), progress, options.Dummy).Model, backend);
+            return new ModelOnBackend(folder, ModelHost.LoadModel(folder, backend, asServed ? c => ModelHost.RowFormat(options, c) : null, progress, options.Dummy).Model, backend);
         }
         catch
         {
