@@ -41,7 +41,7 @@ internal sealed class ActiveRequest
 
     public GenerationFinished End(FinishReason reason, string text, string? error, TimeSpan now)
     {
-        var usage = new GenerationUsage(Sequence.PromptLength, Sequence.CachedTokens, Sequence.OutputCount);
+        var usage = new GenerationUsage(Sequence.PromptLength, Sequence.CachedTokens, Sequence.OutputCount, Sequence.DiskTokens);
         var timings = new GenerationTimings(
             (StartedAt ?? now) - SubmittedAt, FirstTokenAt is { } first ? first - SubmittedAt : TimeSpan.Zero, now - SubmittedAt);
         return new(reason, text, usage, timings, reason == FinishReason.Stop ? StopTokenId : null, reason == FinishReason.Stop ? StopString : null, error);

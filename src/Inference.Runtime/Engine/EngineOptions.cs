@@ -1,5 +1,6 @@
 using Inference.Backends;
 using Inference.Runtime.KvCache;
+using Inference.Runtime.KvCache.Disk;
 using Inference.Runtime.Models;
 
 namespace Inference.Runtime.Engine;
@@ -38,6 +39,9 @@ public sealed record EngineOptions
 
     /// <summary>Prefixes kept where memory allows and nothing else is asked for.</summary>
     public const int PrefixesAutomatic = 64;
+
+    /// <summary>Where kept prefixes and saved sessions go that memory has no room for; null = nowhere.</summary>
+    public KvDiskOptions? Disk { get; init; }
 
     /// <summary>Events kept for a reader that does not read; a sequence whose outbox is full rests until half of it has been read.</summary>
     public int OutboxMax { get; init; } = 128;
@@ -87,6 +91,8 @@ public sealed record EngineOptions
         if (StepTokensMax < SequencesMax)
             throw new EngineOptionsException(
                 nameof(StepTokensMax), $"{StepTokensMax} is less than {nameof(SequencesMax)} = {SequencesMax}; every sequence needs a token per step.");
+        if (Disk is not null && PrefixesMax == 0)
+            throw new EngineOptionsException(nameof(Disk), $"there is nothing to put on disk with {nameof(PrefixesMax)} = 0; keep some prefixes.");
         if (KvCapacityTokens is not null && KvCapacityBytes is not null)
             throw new EngineOptionsException(nameof(KvCapacityBytes), $"set this or {nameof(KvCapacityTokens)}, not both.");
         if (ContextMax > model.ContextMax)
@@ -119,6 +125,19 @@ public sealed record EngineOptions
     {
         if (value < min) throw new EngineOptionsException(option, $"{value} is less than {min}.");
     }
+}
+
+/// <summary>A folder for state that outlives memory, and the process.</summary>
+/// <param name="Folder">Private: made with mode 0700, or found like that.</param>
+/// <param name="BytesMax">Most bytes of state in it; saved sessions' tokens come on top.</param>
+public sealed record KvDiskOptions(string Folder, long BytesMax)
+{
+    /// <summary>How a folder is opened; tests put a simulated disk here.</summary>
+    internal Func<string, Func<string, bool>, IDisk> Open { get; init; } = static (folder, isOurs) =>
+        OperatingSystem.IsLinux() ? FolderDisk.Open(folder, isOurs) : throw new KvFolderException("KV state on disk needs Linux; leave the folder for it unset.");
+
+    /// <summary>False: whoever steps the engine by hand runs the disk too.</summary>
+    internal bool Threads { get; init; } = true;
 }
 
 /// <summary>An option of the engine cannot work.</summary>

@@ -27,7 +27,21 @@ public enum EngineState
 /// <param name="Finished">Requests ended, by <see cref="FinishReason"/> as index.</param>
 public sealed record EngineStats(
     EngineState State, int Running, int Stalled, int Waiting, IReadOnlyList<KvPoolStats> Kv, long Steps, long PromptTokens, long RecomputedTokens,
-    long OutputTokens, long Preemptions, TimeSpan LastStepDuration, DateTimeOffset? LastStepAt, long Accepted, IReadOnlyList<long> Finished);
+    long OutputTokens, long Preemptions, TimeSpan LastStepDuration, DateTimeOffset? LastStepAt, long Accepted, IReadOnlyList<long> Finished)
+{
+    /// <summary>The disk tier as it is now; null without one.</summary>
+    public KvDiskStats? Disk { get; init; }
+}
+
+/// <summary>State on disk. Counters run since the engine was constructed.</summary>
+/// <param name="Waiting">Prefixes that wait to be written.</param>
+/// <param name="Reading">Prefixes that are being read.</param>
+/// <param name="Written">Extents (runs of blocks, a file each) written.</param>
+/// <param name="Unusable">Extents that were found damaged, foreign or of another model, and dropped.</param>
+/// <param name="Paused">Nothing is written for a while, for the disk failed several times in a row.</param>
+public sealed record KvDiskStats(
+    int Extents, long Bytes, long BytesMax, long SavedBytes, int Waiting, int Reading, long Written, long BytesWritten, long WriteFailures, long ReadsDone,
+    long ReadsFailed, long BytesRead, long Unusable, bool Paused);
 
 /// <summary>Pages of one kind of state.</summary>
 /// <param name="FreePages">Pages that a request can have: those nobody holds, and <paramref name="KeptPages"/>.</param>

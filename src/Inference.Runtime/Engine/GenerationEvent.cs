@@ -32,7 +32,9 @@ public sealed record TokenLogprobs(int TokenId, float Logprob, IReadOnlyList<Tok
 
 public readonly record struct TokenLogprob(int TokenId, float Logprob);
 
-public sealed record GenerationUsage(int PromptTokens, int CachedTokens, int OutputTokens);
+/// <param name="CachedTokens">Prompt tokens that were not computed.</param>
+/// <param name="DiskTokens">Of these, read from disk; the others were in memory.</param>
+public sealed record GenerationUsage(int PromptTokens, int CachedTokens, int OutputTokens, int DiskTokens = 0);
 
 /// <param name="Queue">From submission to the first step.</param>
 /// <param name="TimeToFirstToken">From submission to the first output token.</param>

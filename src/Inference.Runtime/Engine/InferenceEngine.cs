@@ -3,6 +3,7 @@ using System.Runtime.InteropServices;
 using System.Threading.Channels;
 using Inference.Backends;
 using Inference.Runtime.KvCache;
+using Inference.Runtime.KvCache.Disk;
 using Inference.Runtime.Models;
 using Inference.Runtime.Sampling;
 using Inference.Runtime.Scheduling;
@@ -87,6 +88,7 @@ public sealed class InferenceEngine : IAsyncDisposable
         _submissions = Channel.CreateBounded<ActiveRequest>(new BoundedChannelOptions(Options.QueueMax) { SingleReader = true });
         _alarm = time.CreateTimer(_ => _wake.Set(), null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
         _cache = new(model.KvStates, Options.Capacity, backend);
+        if (Options.Disk is { } disk) Saved = OpenDisk(disk, backend);
         _scheduler = new(new(Options.SequencesMax, Options.StepTokensMax, Options.HeadroomTokens), _cache);
         _runner = new(model, backend, _cache, Options.StepTokensMax, Options.SequencesMax);
         _output = new(model.Info.VocabSize, idsNeverSampled ?? [], logger);
@@ -111,7 +113,7 @@ public sealed class InferenceEngine : IAsyncDisposable
     public Exception? Failure => _life.Failure;
 
     /// <summary>Picture of the engine after its last step. Any thread.</summary>
-    public EngineStats Stats => Volatile.Read(ref _stats) with { State = State };
+    public EngineStats Stats => Volatile.Read(ref _stats) with { State = State, Disk = _cache.Prefixes?.Tier?.Stats() };
 
     /// <summary>Accepted requests that have not had a step. Any thread.</summary>
     public int Queued => _gate.Waiting;
@@ -188,6 +190,30 @@ public sealed class InferenceEngine : IAsyncDisposable
     {
         await DrainAsync(TimeSpan.Zero).ConfigureAwait(false);
         await _alarm.DisposeAsync().ConfigureAwait(false);
+    }
+
+    /// <summary>The sessions on disk; null without one.</summary>
+    internal SavedSessions? Saved { get; }
+
+    private SavedSessions OpenDisk(KvDiskOptions disk, IBackend backend)
+    {
+        if (_cache.Prefixes is null)
+            throw new EngineOptionsException(nameof(EngineOptions.Disk), "this model's state cannot be kept, so there is nothing to put on disk.");
+        try
+        {
+            byte[] identity = _model.Identity();
+            var fingerprint = KvFingerprint.Of(identity, _model.KvStates, backend.Info);
+            var folder = disk.Open(Path.Combine(disk.Folder, "state"), KvStore.IsOurs);
+            var store = KvStore.Open(folder, PrefixTier.LayoutOf(_model.KvStates, fingerprint), disk.BytesMax, _log);
+            _cache.OpenTier(store, backend, () => _wake.Set(), _time, _log, disk.Threads);
+            return new SavedSessions(disk.Open(Path.Combine(disk.Folder, "sessions"), SavedSessions.IsOurs), identity, _model.Info.VocabSize);
+        }
+        catch (Exception e)
+        {
+            _cache.Dispose();
+            if (e is IOException or KvFolderException) throw new EngineOptionsException(nameof(EngineOptions.Disk), e.Message);
+            throw;
+        }
     }
 
     /// <summary>For simulations, which step by themselves.</summary>
@@ -290,6 +316,7 @@ public sealed class InferenceEngine : IAsyncDisposable
 
     private void DrainInbox()
     {
+        _cache.Prefixes?.Tier?.Pump();
         while (_tasks.TryDequeue(out var task)) task.Run(_cache);
         while (_submissions.Reader.TryRead(out var active))
         {
@@ -446,6 +473,7 @@ public sealed class InferenceEngine : IAsyncDisposable
         {
             _runner.Dispose();
             _cache.Dispose();
+            Saved?.Dispose();
         }
         catch (Exception e)
         {

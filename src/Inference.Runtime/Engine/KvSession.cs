@@ -22,6 +22,9 @@ internal sealed class KvSession(string tenant, string id, DateTimeOffset now)
     /// <summary>A call is changing it.</summary>
     public bool Busy { get; set; }
 
+    /// <summary>The tokens that are on disk; null: not saved.</summary>
+    public int[]? Saved { get; set; }
+
     public DateTimeOffset? PinnedUntil { get; set; }
     public ITimer? PinEnds { get; set; }
 
@@ -38,17 +41,21 @@ internal sealed class KvSession(string tenant, string id, DateTimeOffset now)
         return _path;
     }
 
-    public KvSessionInfo Info() => new(Id, Tokens.Length, CreatedAt, UsedAt, PinnedUntil, Busy, 0, 0);
+    public KvSessionInfo Info() => new(Id, Tokens.Length, CreatedAt, UsedAt, PinnedUntil, Busy, Saved?.Length);
 }
 
 /// <summary>A session as its client sees it.</summary>
 /// <param name="Tokens">Its length.</param>
 /// <param name="PinnedUntil">Null: not pinned.</param>
 /// <param name="Busy">A call is changing it.</param>
+/// <param name="SavedTokens">Tokens that were saved; null: not saved.</param>
 /// <param name="MemoryTokens">The first so many tokens need not be computed when it goes on.</param>
 /// <param name="MemoryBytes">Of their state; shared with others where they begin alike.</param>
+/// <param name="DiskTokens">The first so many need only be read from disk.</param>
+/// <param name="DiskBytes">Of their state on disk.</param>
 public sealed record KvSessionInfo(
-    string Id, int Tokens, DateTimeOffset CreatedAt, DateTimeOffset UsedAt, DateTimeOffset? PinnedUntil, bool Busy, int MemoryTokens, long MemoryBytes);
+    string Id, int Tokens, DateTimeOffset CreatedAt, DateTimeOffset UsedAt, DateTimeOffset? PinnedUntil, bool Busy, int? SavedTokens,
+    int MemoryTokens = 0, long MemoryBytes = 0, int DiskTokens = 0, long DiskBytes = 0);
 
 /// <summary>The right to change a session, until disposed.</summary>
 public sealed class KvSessionTurn : IDisposable
@@ -86,6 +93,8 @@ public enum KvSessionFault
     NoRoom,
     /// <summary>Needs a disk tier and there is none.</summary>
     NoDisk,
+    /// <summary>The disk is full or reports an error.</summary>
+    DiskFailed,
     /// <summary>The model failed.</summary>
     Failed,
 }

@@ -27,8 +27,19 @@ public sealed class KvSessions : IDisposable
     private readonly Dictionary<(string Tenant, string Id), KvSession> _sessions = [];
     private long _tokens;
 
-    public KvSessions(InferenceEngine engine, TimeProvider time, KvSessionLimits? limits = null) =>
+    public KvSessions(InferenceEngine engine, TimeProvider time, KvSessionLimits? limits = null)
+    {
         (_engine, _time, _limits) = (engine, time, limits ?? new());
+        if (engine.Saved is null) return;
+        foreach (var saved in engine.Saved.Load())
+        {
+            var session = new KvSession(saved.Tenant, saved.Id, saved.CreatedAt) { UsedAt = saved.UsedAt, Saved = saved.Tokens };
+            session.Set(saved.Tokens, saved.AnswerOpen);
+            _sessions.Add((saved.Tenant, saved.Id), session);
+            _tokens += saved.Tokens.Length;
+        }
+        _ = _engine.OnThread(MatchSaved);
+    }
 
     /// <summary>The longest time that a pin may be asked for.</summary>
     public TimeSpan PinMax => _limits.PinMax ?? TimeSpan.FromDays(1);
@@ -120,8 +131,7 @@ public sealed class KvSessions : IDisposable
             await UnpinAsync(session).ConfigureAwait(false);
             return await InfoAsync(session).ConfigureAwait(false);
         }
-        if (session.Tokens.Length > 0 && (await InfoAsync(session).ConfigureAwait(false)).MemoryTokens < session.Tokens.Length - 1)
-            await ComputeAsync(tenant, session.Tokens, template, cancel).ConfigureAwait(false);
+        await ComputeMissingAsync(session, template, cancel).ConfigureAwait(false);
         if (!await _engine.OnThread(cache => Repin(cache, session)).ConfigureAwait(false))
             throw new KvSessionException(
                 KvSessionFault.NoRoom, $"Session '{id}' cannot be pinned: pins take at most half of the cache, and half of its kept prefixes; end other pins first.");
@@ -129,6 +139,44 @@ public sealed class KvSessions : IDisposable
         session.PinnedUntil = _time.GetUtcNow() + limit;
         session.PinEnds = _time.CreateTimer(_ => _ = UnpinAsync(session), null, limit, Timeout.InfiniteTimeSpan);
         return await InfoAsync(session).ConfigureAwait(false);
+    }
+
+    /// <summary>
+    /// Writes a session's tokens and state to disk, where they outlive the process; complete when they are durable. What was saved of it before is
+    /// replaced, or still there if this fails.
+    /// </summary>
+    /// <exception cref="KvSessionException">There is no such session, it is being changed, there is no disk tier, or the disk is full or fails.</exception>
+    public async Task<KvSessionInfo> SaveAsync(string tenant, string id, GenerationRequest template, CancellationToken cancel)
+    {
+        if (_engine.Saved is not { } saved) throw NoDisk();
+        using var turn = Begin(tenant, id);
+        var session = turn.Session;
+        await ComputeMissingAsync(session, template, cancel).ConfigureAwait(false);
+        bool done = session.Tokens.Length == 0 || await (await _engine.OnThread(cache => SaveStateAsync(cache, session)).ConfigureAwait(false)).ConfigureAwait(false);
+        if (!done)
+            throw new KvSessionException(
+                KvSessionFault.DiskFailed, $"Session '{id}' could not be saved: the disk tier has no room for it, or fails; see the server's log, and --kv-disk-bytes.");
+        try
+        {
+            lock (_lock) saved.Save(new SavedSession(tenant, id, session.CreatedAt, session.UsedAt, session.AnswerOpen, session.Tokens));
+        }
+        catch (IOException e)
+        {
+            throw new KvSessionException(KvSessionFault.DiskFailed, $"Session '{id}' could not be saved: {e.Message}");
+        }
+        var before = session.Saved;
+        session.Saved = session.Tokens;
+        if (before is not null && !before.AsSpan().SequenceEqual(session.Tokens)) await _engine.OnThread(MatchSaved).ConfigureAwait(false);
+        return await InfoAsync(session).ConfigureAwait(false);
+    }
+
+    /// <summary>Brings a session's state into memory: from disk where it is there, the rest is computed.</summary>
+    /// <exception cref="KvSessionException">There is no such session, or it is being changed.</exception>
+    public async Task<KvSessionInfo> RestoreAsync(string tenant, string id, GenerationRequest template, CancellationToken cancel)
+    {
+        using var turn = Begin(tenant, id);
+        await ComputeMissingAsync(turn.Session, template, cancel).ConfigureAwait(false);
+        return await InfoAsync(turn.Session).ConfigureAwait(false);
     }
 
     /// <summary>A session, with what the cache holds of it.</summary>
@@ -154,11 +202,21 @@ public sealed class KvSessions : IDisposable
     {
         using var turn = Begin(tenant, id);
         await UnpinAsync(turn.Session).ConfigureAwait(false);
+        try
+        {
+            if (turn.Session.Saved is not null)
+                lock (_lock) _engine.Saved!.Delete(tenant, id);
+        }
+        catch (IOException e)
+        {
+            throw new KvSessionException(KvSessionFault.DiskFailed, $"Session '{id}' could not be deleted: {e.Message}");
+        }
         lock (_lock)
         {
             _sessions.Remove((tenant, id));
             _tokens -= turn.Session.Tokens.Length;
         }
+        if (turn.Session.Saved is not null) await _engine.OnThread(MatchSaved).ConfigureAwait(false);
     }
 
     /// <summary>After a generation on it: its tokens were committed, the pin moves along.</summary>
@@ -214,6 +272,16 @@ public sealed class KvSessions : IDisposable
 
     private static bool IsId(string id) => id.Length is > 0 and <= 128 && id.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '-' or '_');
 
+    private static KvSessionException NoDisk() => new(
+        KvSessionFault.NoDisk, "This server has no disk for sessions; start it with --kv-disk FOLDER.");
+
+    // A session that goes on processes its last token again, or for the first time.
+    private async Task ComputeMissingAsync(KvSession session, GenerationRequest template, CancellationToken cancel)
+    {
+        if (session.Tokens.Length > 0 && (await InfoAsync(session).ConfigureAwait(false)).MemoryTokens < session.Tokens.Length - 1)
+            await ComputeAsync(session.Tenant, session.Tokens, template, cancel).ConfigureAwait(false);
+    }
+
     // Brings tokens into the cache, as a request of its own that generates nothing.
     private async Task ComputeAsync(string tenant, int[] tokens, GenerationRequest template, CancellationToken cancel)
     {
@@ -244,8 +312,32 @@ public sealed class KvSessions : IDisposable
         KvSessionInfo info;
         int[] tokens;
         lock (_lock) (info, tokens) = (session.Info(), session.Tokens);
-        if (cache.Prefixes?.Find(session.PathOf(tokens), tokens, tokens.Length) is not { } snapshot) return info;
-        return info with { MemoryTokens = snapshot.Length, MemoryBytes = cache.Prefixes.BytesOf(snapshot) };
+        if (tokens.Length == 0 || cache.Prefixes is not { } prefixes) return info;
+        if (prefixes.Find(session.PathOf(tokens), tokens, tokens.Length) is { } snapshot)
+            info = info with { MemoryTokens = snapshot.Length, MemoryBytes = prefixes.BytesOf(snapshot) };
+        if (prefixes.Tier?.Find(session.PathOf(tokens), tokens, tokens.Length) is { } chain)
+            info = info with { DiskTokens = chain.Length, DiskBytes = prefixes.Tier.BytesOf(chain) };
+        return info;
+    }
+
+    private static Task<bool> SaveStateAsync(KvCacheManager cache, KvSession session)
+    {
+        var (prefixes, tokens) = (cache.Prefixes!, session.Tokens);
+        if (prefixes.Find(session.PathOf(tokens), tokens, tokens.Length) is not { } snapshot) return Task.FromResult(false);
+        prefixes.Pin(snapshot);
+        return prefixes.Tier!.SaveAsync(snapshot, () => prefixes.Unpin(snapshot));
+    }
+
+    // The disk keeps the states of saved sessions, and no others: those of sessions that were deleted or saved anew go like any other state.
+    private bool MatchSaved(KvCacheManager cache)
+    {
+        var tier = cache.Prefixes!.Tier!;
+        KvSession[] sessions;
+        lock (_lock) sessions = [.. _sessions.Values.Where(s => s.Saved is { Length: > 0 })];
+        var wanted = sessions.Select(s => tier.Find(PrefixPath.Begin(s.Tenant), s.Saved, s.Saved!.Length)?.Snapshot).ToHashSet();
+        foreach (var chain in tier.Saved())
+            if (!wanted.Contains(chain.Snapshot)) tier.Release(chain);
+        return true;
     }
 
     private Task RepinAsync(KvSession session) =>

@@ -1,4 +1,6 @@
 using Inference.Backends;
+using Inference.Runtime.KvCache.Disk;
+using Microsoft.Extensions.Logging;
 
 namespace Inference.Runtime.KvCache;
 
@@ -20,6 +22,14 @@ public sealed class KvCacheManager : IDisposable
         if (capacity.Snapshots > 0 && PrefixCache.Supports(specs)) Prefixes = new PrefixCache(_pools, capacity.Snapshots, backend);
         SequenceTokensMax = _pools.Where(p => p.Spec.Retention == KvRetention.All)
             .Select(p => (int)Math.Min((long)p.PageCount * p.Spec.PageTokens, int.MaxValue)).DefaultIfEmpty(int.MaxValue).Min();
+    }
+
+    /// <summary>Gives the kept prefixes a disk. The store is the cache's from here on.</summary>
+    /// <exception cref="InvalidOperationException">No prefixes are kept, or there is no memory whose content could be.</exception>
+    internal void OpenTier(KvStore store, IBackend backend, Action wake, TimeProvider time, ILogger log, bool threads)
+    {
+        if (Prefixes is null) throw new InvalidOperationException("A cache that keeps no prefixes has nothing to put on disk.");
+        Prefixes.Tier = new PrefixTier(Prefixes, _pools, backend, store, wake, time, log, threads);
     }
 
     public KvCapacity Capacity { get; }
@@ -90,6 +100,7 @@ public sealed class KvCacheManager : IDisposable
 
     public void Dispose()
     {
+        Prefixes?.Tier?.Dispose();
         foreach (var pool in _pools) pool.Dispose();
     }
 }

@@ -29,7 +29,7 @@ public sealed record KvCapacity(int Tokens, int Sequences, int StepTokens, int S
     }
 
     // Rows that retention keeps between two steps, in pages; they may start and end inside a page.
-    private static int PagesPerSequence(KvStateSpec spec)
+    internal static int PagesPerSequence(KvStateSpec spec)
     {
         int rows = spec.Retention == KvRetention.Window ? spec.RetentionTokens : spec.RetentionTokens * (spec.ChunksBefore + 1);
         return (rows + spec.RowsPerPage - 1) / spec.RowsPerPage + 1;

@@ -22,6 +22,9 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     private readonly LinkedList<Snapshot> _byUse = [];  // least recently used first
     private readonly List<int> _points = [];
 
+    /// <summary>Where snapshots go that memory has no room for; null = nowhere.</summary>
+    public PrefixTier? Tier { get; set; }
+
     /// <summary>Names a prefix by its parent's name and a block; replaced in tests that force collisions.</summary>
     internal Func<PrefixHash, ReadOnlyMemory<int>, PrefixHash> Chain { get; set; } = static (parent, block) => parent.Then(block.Span);
 
@@ -32,7 +35,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     public static bool Supports(IReadOnlyCollection<KvStateSpec> specs) =>
         specs.Where(s => s.Retention == KvRetention.All).All(s => BlockOf(specs) % s.PageTokens == 0);
 
-    private static int BlockOf(IEnumerable<KvStateSpec> specs) =>
+    internal static int BlockOf(IEnumerable<KvStateSpec> specs) =>
         specs.Where(s => s.Retention == KvRetention.All).Select(s => s.PageTokens).DefaultIfEmpty(KvStateSpec.BlockTokens).Max();
 
     public int SnapshotCount => _byUse.Count;
@@ -69,6 +72,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     public void Resume(Snapshot snapshot, BlockTable table, PrefixPath path)
     {
         Touch(snapshot);
+        snapshot.Uses++;
         var chain = snapshot.Node.FromRoot();
         for (int k = 0; k < pools.Count; k++)
         {
@@ -115,19 +119,20 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         }
     }
 
-    /// <summary>A snapshot where a sequence stands, as long as its table holds that state.</summary>
+    /// <summary>A snapshot where a sequence stands, as long as its table holds that state; it goes to disk too, if there is one.</summary>
     public void EnterEnd(BlockTable table, PrefixPath path, ReadOnlyMemory<int> tokens, int length)
     {
         if (path.Lost || length == 0) return;
         Place(path);
-        if (Advance(table, path, tokens, length / BlockTokens)) Take(table, path.Node!, tokens, length);
+        if (Advance(table, path, tokens, length / BlockTokens) && Take(table, path.Node!, tokens, length) is { } snapshot) Tier?.Write(snapshot);
     }
 
     /// <summary>The sequence no longer stands anywhere; what it entered stays as long as a snapshot needs it.</summary>
     public void Leave(PrefixPath path)
     {
-        if (path.Node is { } node) Release(node);
-        path.Node = null;
+        Tier?.Abort(path);
+        StandNowhere(path);
+        path.Restore = null;
         path.Lost = false;
         path.Wanted.Clear();
     }
@@ -139,6 +144,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         var entry = _byUse.First;
         while (entry is not null && (entry.Value == except || (entry.Value.Pins > 0 && !pinned))) entry = entry.Next;
         if (entry is null) return false;
+        Tier?.GivingUp(entry.Value);
         Drop(entry.Value);
         return true;
     }
@@ -178,6 +184,73 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
             bytes += pages * pools[k].Spec.PageBytes;
         }
         return bytes;
+    }
+
+    // ---- what comes from disk ----
+
+    /// <summary>Moves a path to the deepest of its blocks that are here, up to a depth.</summary>
+    public Node StandDeepest(PrefixPath path, ReadOnlyMemory<int> tokens, int depthMax)
+    {
+        var node = Place(path);
+        while (node.Depth < depthMax && Child(path, node.Depth, tokens) is { } child) Stand(path, node = child);
+        return node;
+    }
+
+    /// <summary>The path stands nowhere; what it stood on stays as long as another holds it.</summary>
+    public void StandNowhere(PrefixPath path)
+    {
+        if (path.Node is { } node) Release(node);
+        path.Node = null;
+    }
+
+    /// <summary>Enters the path's next block with pages that hold it, and moves there. The pages are the cache's afterwards, also when this says
+    /// false: the block's name is taken by another prefix.</summary>
+    public bool EnterRestored(PrefixPath path, ReadOnlyMemory<int> tokens, int block, int[][] pages)
+    {
+        var name = Name(path, block, tokens);
+        var content = tokens.Slice(block * BlockTokens, BlockTokens);
+        var known = _nodes.GetValueOrDefault(name);
+        bool same = known is not null && known.Parent == path.Node && known.Tokens.AsSpan().SequenceEqual(content.Span);
+        if (known is null)
+        {
+            path.Node!.Holders++;
+            _nodes.Add(name, known = new Node { Name = name, Parent = path.Node, Depth = block + 1, Tokens = content.ToArray(), Pages = pages });
+            same = true;
+            Adopt(pages, kept: true);
+        }
+        else
+        {
+            Adopt(pages, kept: false);
+        }
+        if (same) Stand(path, known);
+        return same;
+    }
+
+    /// <summary>Enters a snapshot where the path stands, with pages that hold its state. The pages are the cache's afterwards; false if there is no
+    /// room for another snapshot.</summary>
+    public bool EnterRestored(PrefixPath path, ReadOnlyMemory<int> tokens, int[][] pages, int length)
+    {
+        var node = path.Node!;
+        var tail = tokens.Span[(node.Depth * BlockTokens)..length];
+        bool known = Known(node, tail) is not null;
+        bool kept = !known && (_byUse.Count < snapshotsMax || Reclaim());
+        Adopt(pages, kept);
+        if (kept) Add(new Snapshot { Node = node, Length = length, Tail = tail.ToArray(), Pages = pages });
+        return known || kept;
+    }
+
+    /// <summary>Pages of a kind that a snapshot holds besides those of its whole blocks.</summary>
+    public int StatePageCount(int kind, int length) => Math.Max(0, pools[kind].Spec.PagesFor(length) - FirstStatePage(kind, length));
+
+    // Pages that were taken for what they now hold.
+    private void Adopt(int[][] pages, bool kept)
+    {
+        for (int k = 0; k < pages.Length; k++)
+            foreach (int page in pages[k])
+            {
+                if (kept) pools[k].Keep(page);
+                pools[k].Release(page);
+            }
     }
 
     // ---- nodes ----
@@ -242,7 +315,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     }
 
     // Name of the first depth + 1 blocks.
-    private PrefixHash Name(PrefixPath path, int depth, ReadOnlyMemory<int> tokens)
+    internal PrefixHash Name(PrefixPath path, int depth, ReadOnlyMemory<int> tokens)
     {
         while (path.Names.Count <= depth)
         {
@@ -267,32 +340,49 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
 
     // ---- snapshots ----
 
-    private void Take(BlockTable table, Node node, ReadOnlyMemory<int> tokens, int length)
+    // Null if there is no room for it.
+    private Snapshot? Take(BlockTable table, Node node, ReadOnlyMemory<int> tokens, int length)
     {
         var tail = tokens.Span[(node.Depth * BlockTokens)..length];
+        if (Known(node, tail) is { } known) return known;
+        if (_byUse.Count >= snapshotsMax && !Reclaim()) return null;
+        var snapshot = new Snapshot { Node = node, Length = length, Tail = tail.ToArray(), Pages = new int[pools.Count][] };
+        for (int k = 0; k < pools.Count; k++) snapshot.Pages[k] = StatePages(table, k, length);
+        Add(snapshot);
+        return snapshot;
+    }
+
+    private Snapshot? Known(Node node, ReadOnlySpan<int> tail)
+    {
         foreach (var known in node.Snapshots)
         {
             if (!tail.SequenceEqual(known.Tail)) continue;
             Touch(known);
-            return;
+            return known;
         }
-        if (_byUse.Count >= snapshotsMax && !Reclaim()) return;
-        var snapshot = new Snapshot { Node = node, Length = length, Tail = tail.ToArray(), Pages = new int[pools.Count][] };
-        for (int k = 0; k < pools.Count; k++) snapshot.Pages[k] = StatePages(table, k, length);
-        node.Holders++;
-        node.Snapshots.Add(snapshot);
+        return null;
+    }
+
+    private void Add(Snapshot snapshot)
+    {
+        snapshot.Node.Holders++;
+        snapshot.Node.Snapshots.Add(snapshot);
         snapshot.Entry = _byUse.AddLast(snapshot);
     }
 
     // Pages of the rows below a length that are needed at that length and belong to no whole block.
     private int[] StatePages(BlockTable table, int kind, int length)
     {
-        var spec = pools[kind].Spec;
-        int first = spec.Retention == KvRetention.All ? length / BlockTokens * (BlockTokens / spec.PageTokens) : spec.FirstPageNeeded(length);
-        int count = Math.Max(0, spec.PagesFor(length) - first);
-        var pages = new int[count];
-        for (int i = 0; i < count; i++) pages[i] = Kept(kind, table.Pages(kind)[first + i - table.FirstPage(kind)]);
+        int first = FirstStatePage(kind, length);
+        var pages = new int[StatePageCount(kind, length)];
+        for (int i = 0; i < pages.Length; i++) pages[i] = Kept(kind, table.Pages(kind)[first + i - table.FirstPage(kind)]);
         return pages;
+    }
+
+    private int FirstStatePage(int kind, int length)
+    {
+        var spec = pools[kind].Spec;
+        return spec.Retention == KvRetention.All ? length / BlockTokens * (BlockTokens / spec.PageTokens) : spec.FirstPageNeeded(length);
     }
 
     // The last page of the snapshot has room for rows that come after it.
@@ -375,6 +465,10 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         /// <summary>Place in the order of use; null once it was given up.</summary>
         public LinkedListNode<Snapshot>? Entry { get; set; }
         public int Pins { get; set; }
+        /// <summary>Sequences that resumed from it.</summary>
+        public int Uses { get; set; }
+        /// <summary>It waits to be written to disk.</summary>
+        public bool Offered { get; set; }
     }
 }
 
@@ -387,6 +481,9 @@ internal sealed class PrefixPath(PrefixHash root)
     public PrefixHash Root { get; } = root;
     public List<PrefixHash> Names { get; } = [];
     public PrefixCache.Node? Node { get; set; }
+
+    /// <summary>What was or is being read from disk for it; null if nothing was looked for.</summary>
+    public PrefixRestore? Restore { get; set; }
 
     /// <summary>Another prefix has the name of one of its blocks: nothing of it is entered.</summary>
     public bool Lost { get; set; }

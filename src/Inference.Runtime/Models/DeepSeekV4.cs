@@ -7,6 +7,8 @@
 // outlives a call is rows on pages (KvStates), addressed by absolute position, which is why chunking, batching and forking cannot change an answer.
 // Owns the weights and scratch memory.
 using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using System.Text.Json;
 using Inference.Backends;
 using Inference.Backends.Operators;
 using Inference.Runtime.Engine;
@@ -30,6 +32,7 @@ public sealed class DeepSeekV4 : IModel
     private const int WindowPageRows = 32, OverlapStatePageRows = 8;
 
     private readonly DeepSeekV4Config _config;
+    private readonly DeepSeekV4Options _options;
     private readonly Checkpoint _checkpoint;
     private readonly WeightLoader _loader;
     private readonly OperatorStream _stream;
@@ -47,7 +50,7 @@ public sealed class DeepSeekV4 : IModel
     private DeepSeekV4(DeepSeekV4Weights weights, Checkpoint checkpoint, IBackend backend, DeepSeekV4Options options, IProgress<LoadProgress>? progress)
     {
         var config = weights.Config;
-        (_config, _checkpoint, _backend) = (config, checkpoint, backend);
+        (_config, _options, _checkpoint, _backend) = (config, options, checkpoint, backend);
         _loader = new WeightLoader(weights.All, backend, progress);
         _stream = new OperatorStream(backend);
         _scratch = new ScratchArena(backend);
@@ -88,6 +91,15 @@ public sealed class DeepSeekV4 : IModel
 
     /// <summary>What a model of this config will keep per sequence, known without its weights. <see cref="DeepSeekV4Config.DraftKind"/> counts.</summary>
     public static IReadOnlyList<KvStateSpec> KvStatesOf(DeepSeekV4Config config, KvRowFormat rows) => new Kinds(config, rows).Specs;
+
+    public byte[] Identity()
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        hash.AppendData(JsonSerializer.SerializeToUtf8Bytes(_config));
+        hash.AppendData(JsonSerializer.SerializeToUtf8Bytes(_options));
+        hash.AppendData(_checkpoint.Digest());
+        return hash.GetHashAndReset();
+    }
 
     public void Forward(ForwardBatch batch)
     {

@@ -11,6 +11,9 @@ public interface IModel : IDisposable
 {
     ModelInfo Info { get; }
 
+    /// <summary>32 bytes that tell this model, weights and options that change its numbers, from others. May take a moment.</summary>
+    byte[] Identity();
+
     /// <summary>What each sequence keeps; the order is the order of <see cref="ForwardBatch.Kv"/>.</summary>
     IReadOnlyList<KvStateSpec> KvStates { get; }
 

@@ -1,5 +1,6 @@
 using Inference.Runtime.Engine;
 using Inference.Runtime.KvCache;
+using Inference.Runtime.KvCache.Disk;
 
 namespace Inference.Runtime.Scheduling;
 
@@ -153,7 +154,7 @@ internal sealed class Scheduler
     {
         while (!_cache.TryExtend(sequence.Table, length))
         {
-            if (_cache.Prefixes?.Reclaim() == true || PreemptStalled()) continue;
+            if (_cache.Prefixes?.Reclaim() == true || PreemptStalled() || _cache.Prefixes?.Tier?.AbortOne() == true) continue;
             var victim = _running[^1];
             if (_running.Count == 1 && _cache.Prefixes?.Reclaim(pinned: true) == true) continue;
             if (_running.Count == 1) throw new InvalidOperationException($"A sequence alone has no room for {length} positions.");
@@ -169,8 +170,12 @@ internal sealed class Scheduler
         {
             if (_running.Count == _limits.SequencesMax && !PreemptStalled()) return;
             var hit = _cache.Prefixes?.Find(sequence.Prefix!, sequence.AllTokens, sequence.Length - 1);
-            if (ComputedByAnother(sequence, hit) || !MakeRoomFor(sequence, ref hit, budget)) return;
-            budget -= Admit(sequence, hit, budget);
+            if (ComputedByAnother(sequence, hit)) return;
+            var onDisk = OnDisk(sequence, hit);
+            if (onDisk is not null && _cache.Prefixes!.Tier!.MustWaitFor(onDisk)) return;
+            if (!MakeRoomFor(sequence, ref hit, budget)) return;
+            if (onDisk is null) budget -= Admit(sequence, hit, budget);
+            else _cache.Prefixes!.Tier!.Begin(sequence.Prefix!, sequence.AllTokens, onDisk, hit?.Length ?? 0);
         }
     }
 
@@ -203,6 +208,7 @@ internal sealed class Scheduler
         if (!sequence.Started)
         {
             sequence.CachedTokens = cached;
+            sequence.DiskTokens = sequence.Prefix?.Restore is { } r ? Math.Max(0, Math.Min(cached, r.Length) - r.Had) : 0;
             _batch.Started.Add(sequence);
         }
         sequence.Started = true;
@@ -228,10 +234,18 @@ internal sealed class Scheduler
         return false;
     }
 
+    // A longer prefix than memory has, by a block at least, that was not tried yet.
+    private KvChain? OnDisk(Sequence sequence, PrefixCache.Snapshot? hit)
+    {
+        if (_cache.Prefixes?.Tier is not { } tier || sequence.Prefix!.Restore is not null) return null;
+        var chain = tier.Find(sequence.Prefix, sequence.AllTokens, sequence.Length - 1);
+        return chain is not null && chain.Length >= (hit?.Length ?? 0) + _cache.Prefixes.BlockTokens ? chain : null;
+    }
+
     private Sequence? FirstEligible()
     {
         foreach (var sequence in _waiting)
-            if (!sequence.Stalled) return sequence;
+            if (!sequence.Stalled && sequence.Prefix?.Restore is not { IsReading: true }) return sequence;
         return null;
     }
 
@@ -282,6 +296,9 @@ internal sealed class Scheduler
 
     private void Preempt(Sequence sequence)
     {
+        // With a disk its state may come back from there.
+        if (_cache.Prefixes?.Tier is not null)
+            _cache.Prefixes.EnterEnd(sequence.Table, sequence.Prefix!, sequence.AllTokens, sequence.Processed);
         Release(sequence);
         sequence.State = SequenceState.Waiting;
         sequence.Preemptions++;

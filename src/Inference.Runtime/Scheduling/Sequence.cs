@@ -61,6 +61,9 @@ internal sealed class Sequence
     /// <summary>Prompt tokens that were found in the cache when it started.</summary>
     public int CachedTokens { get; internal set; }
 
+    /// <summary>Of these, read from disk for it.</summary>
+    public int DiskTokens { get; internal set; }
+
     /// <summary>The most that <see cref="Processed"/> has been; tokens below it are processed again after a preemption.</summary>
     public int ProcessedMax { get; internal set; }
 

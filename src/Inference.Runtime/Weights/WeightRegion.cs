@@ -7,6 +7,8 @@
 // afterwards throws instead of reading unmapped memory.
 using System.IO.MemoryMappedFiles;
 using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using System.Text;
 using Inference.Backends;
 
 namespace Inference.Runtime.Weights;
@@ -81,6 +83,21 @@ internal sealed unsafe class WeightRegion : IDisposable
 
     /// <summary>Stands for data that is not there: asking for it throws, as after Dispose.</summary>
     public static WeightRegion WithoutData(string name) => new(name, null, null, 0);
+
+    /// <summary>Adds what tells this file from others; see <see cref="Checkpoint.Digest"/>.</summary>
+    public void AppendTo(IncrementalHash hash)
+    {
+        const int wholeMax = 64 << 20, head = 1 << 20, samples = 256, sample = 4096;
+        hash.AppendData(Encoding.UTF8.GetBytes($"{Path.GetFileName(Name)}\0{Length}\0"));
+        if (Length <= wholeMax)
+        {
+            hash.AppendData(new ReadOnlySpan<byte>(Pointer, (int)Length));
+            return;
+        }
+        hash.AppendData(new ReadOnlySpan<byte>(Pointer, head));
+        for (int i = 0; i < samples; i++)
+            hash.AppendData(new ReadOnlySpan<byte>(Pointer + (Length - sample) / samples * (i + 1), sample));
+    }
 
     public void Dispose()
     {

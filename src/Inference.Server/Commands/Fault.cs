@@ -17,7 +17,7 @@ internal sealed record Fault(int ExitCode, IReadOnlyList<string> Lines)
     [
         (nameof(EngineOptions.KvCapacityBytes), Settings.KvCacheBytes), (nameof(EngineOptions.ContextMax), Settings.ContextMax),
         (nameof(EngineOptions.SequencesMax), Settings.SequencesMax), (nameof(EngineOptions.StepTokensMax), Settings.StepTokensMax),
-        (nameof(EngineOptions.PrefixesMax), Settings.PrefixesMax), (nameof(EngineOptions.QueueMax), Settings.QueueMax),
+        (nameof(EngineOptions.PrefixesMax), Settings.PrefixesMax), (nameof(EngineOptions.Disk), Settings.KvDisk), (nameof(EngineOptions.QueueMax), Settings.QueueMax),
     ];
 
     public static Fault Of(Exception e, CancellationToken interrupted) => e switch

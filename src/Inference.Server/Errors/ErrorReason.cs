@@ -27,6 +27,8 @@ internal static class ErrorReason
     public const string SessionBusy = "SESSION_BUSY";
     /// <summary>RESOURCE_EXHAUSTED: sessions, their tokens or pins have reached a limit; waiting does not help, deleting does.</summary>
     public const string SessionLimit = "SESSION_LIMIT";
+    /// <summary>RESOURCE_EXHAUSTED: the disk tier is full or fails; an operator has to look.</summary>
+    public const string DiskFailed = "DISK_FAILED";
     /// <summary>FAILED_PRECONDITION: the server has no disk tier.</summary>
     public const string NoDiskTier = "NO_DISK_TIER";
     /// <summary>RESOURCE_EXHAUSTED: no room now; RetryInfo says when to come back.</summary>

@@ -31,6 +31,7 @@ internal static class StatusMapping
         [ErrorReason.SessionExists] = StatusCode.AlreadyExists,
         [ErrorReason.SessionBusy] = StatusCode.Aborted,
         [ErrorReason.SessionLimit] = StatusCode.ResourceExhausted,
+        [ErrorReason.DiskFailed] = StatusCode.ResourceExhausted,
         [ErrorReason.NoDiskTier] = StatusCode.FailedPrecondition,
         [ErrorReason.Overloaded] = StatusCode.ResourceExhausted,
         [ErrorReason.Loading] = StatusCode.Unavailable,
@@ -45,7 +46,7 @@ internal static class StatusMapping
     };
 
     /// <summary>The same request may succeed when sent again, here or to another server.</summary>
-    public static bool IsRetryable(string reason) => reason != ErrorReason.SessionLimit && Codes[reason] is StatusCode.Unavailable or StatusCode.ResourceExhausted or StatusCode.Aborted;
+    public static bool IsRetryable(string reason) => reason is not (ErrorReason.SessionLimit or ErrorReason.DiskFailed) && Codes[reason] is StatusCode.Unavailable or StatusCode.ResourceExhausted or StatusCode.Aborted;
 
     /// <summary>Whether the exception is one that the table knows; others are faults of the server and worth a log line.</summary>
     public static bool IsExpected(Exception exception) =>
@@ -83,6 +84,7 @@ internal static class StatusMapping
         KvSessionFault.Exists => new(ErrorReason.SessionExists, e.Message),
         KvSessionFault.Busy => new(ErrorReason.SessionBusy, e.Message),
         KvSessionFault.NoRoom => new(ErrorReason.SessionLimit, e.Message),
+        KvSessionFault.DiskFailed => new(ErrorReason.DiskFailed, e.Message),
         KvSessionFault.NoDisk => new(ErrorReason.NoDiskTier, e.Message),
         KvSessionFault.Invalid => new(ErrorReason.InvalidField, e.Message),
         _ => new(ErrorReason.GenerationFailed, e.Message),

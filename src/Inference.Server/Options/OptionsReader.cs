@@ -106,7 +106,7 @@ internal sealed class OptionsReader
             Int(Settings.SequencesMax, 1, 65_536)!.Value, Int(Settings.StepTokensMax, 1, 1 << 20)!.Value,
             Int(Settings.PrefixesMax, 0, 1 << 20),
             Int(Settings.QueueMax, 1, 1 << 20)!.Value, Int(Settings.DefaultMaxTokens, 1, int.MaxValue),
-            Switch(Settings.DefaultThinking), KvFormat(), Flag(Settings.Dummy));
+            Switch(Settings.DefaultThinking), KvFormat(), Flag(Settings.Dummy), KvDisk(), Bytes(Settings.KvDiskBytes, 1 << 20, long.MaxValue)!.Value);
     }
 
     private KvRowFormat? KvFormat()
@@ -114,6 +114,8 @@ internal sealed class OptionsReader
         string text = OneOf(Settings.KvFormat, ["auto", .. KvRowFormats.Names.Values]);
         return text == "auto" ? null : KvRowFormats.Names.First(n => n.Value == text).Key;
     }
+
+    private string? KvDisk() => Text(Settings.KvDisk) is { } folder && folder != "none" ? Path.GetFullPath(folder) : null;
 
     private bool? Switch(Setting setting) => OneOf(setting, "auto", "on", "off") switch { "on" => true, "off" => false, _ => null };
 

@@ -55,7 +55,7 @@ internal sealed record ServerOptions
     public string Describe() =>
         $"Settings: model {Model.Folder ?? "built in"}{(Model.Dummy ? " with random weights" : "")}, backend {Model.Backend}, threads {Shown(Model.Threads)}, context {Shown(Model.ContextMax)}, "
         + $"cache bytes {Shown(Model.KvCacheBytes)}, sequences {Model.SequencesMax}, step tokens {Model.StepTokensMax}, "
-        + $"rows {(Model.KvFormat is { } f ? KvRowFormats.Names[f] : "auto")}, prefixes {Shown(Model.PrefixesMax)}, queue {Model.QueueMax}, "
+        + $"rows {(Model.KvFormat is { } f ? KvRowFormats.Names[f] : "auto")}, prefixes {Shown(Model.PrefixesMax)}, disk {Model.KvDisk ?? "none"}, queue {Model.QueueMax}, "
         + $"max tokens {Shown(Model.DefaultMaxTokens)}, receive {ReceiveBytesMax} bytes, ping {KeepAlivePingDelay.TotalSeconds:0.###}+"
         + $"{KeepAlivePingTimeout.TotalSeconds:0.###} s, connections {ConnectionsMax} of {StreamsPerConnectionMax} streams, stall "
         + $"{WriteStallLimit.TotalSeconds:0.###} s, drain {DrainLimit.TotalSeconds:0.###} s, reflection {Reflection}, OTLP {OtlpEndpoint?.ToString() ?? "off"}";
@@ -77,10 +77,12 @@ internal sealed record ServerOptions
 /// <param name="DefaultThinking">What an unset thinking mode becomes; null = the model's.</param>
 /// <param name="KvFormat">How cached rows are stored; null = as the model was trained.</param>
 /// <param name="Dummy">Random weights made in memory; of the folder only the config is needed.</param>
+/// <param name="KvDisk">Folder for state that memory has no room for; null = none.</param>
+/// <param name="KvDiskBytes">Most bytes of state in it.</param>
 internal sealed record ModelOptions(
     string? Folder, string? Name, string Backend, int? Threads, int? ContextMax, long? KvCacheBytes, int SequencesMax, int StepTokensMax, int? PrefixesMax,
     int QueueMax,
-    int? DefaultMaxTokens, bool? DefaultThinking, KvRowFormat? KvFormat, bool Dummy = false)
+    int? DefaultMaxTokens, bool? DefaultThinking, KvRowFormat? KvFormat, bool Dummy = false, string? KvDisk = null, long KvDiskBytes = 0)
 {
     public string FolderOrEmbedded => Folder ?? ShippedModels.EmbeddedFolder;
 }

@@ -31,6 +31,9 @@ internal static class Settings
     public static readonly Setting StepTokensMax = new("step-tokens-max", "256", "Most tokens of one step, over all its requests.");
     public static readonly Setting PrefixesMax = new(
         "prefixes-max", "auto", "Most prompts and answers whose state is kept for requests that begin alike; 0 keeps none. auto: up to 64, in an eighth of the cache.");
+    public static readonly Setting KvDisk = new(
+        "kv-disk", "none", "Folder for sequence state that memory has no room for, and for saved sessions; private to this server.");
+    public static readonly Setting KvDiskBytes = new("kv-disk-bytes", "16GiB", "Most bytes of state in that folder.");
     public static readonly Setting QueueMax = new("queue-max", "256", "Most requests waiting; further ones are refused at once.");
     public static readonly Setting KvFormat = new(
         "kv-format", "auto", "How cached rows are stored, and rounded for it: f32, bf16, fp8 (with FP4 index rows), fp8-index8 (with FP8 index rows), "
@@ -42,7 +45,7 @@ internal static class Settings
 
     /// <summary>What every verb that loads a model takes.</summary>
     public static readonly IReadOnlyList<Setting> OfModel =
-        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, PrefixesMax, QueueMax, DefaultMaxTokens,
+        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, PrefixesMax, KvDisk, KvDiskBytes, QueueMax, DefaultMaxTokens,
             DefaultThinking, KvFormat, Dummy];
 
     /// <summary>What a verb takes that loads a model for one user.</summary>

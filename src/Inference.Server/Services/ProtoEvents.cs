@@ -76,7 +76,7 @@ internal static class ProtoEvents
         var finished = new V1.Finished
         {
             Reason = Reason(e.Reason),
-            Usage = new V1.Usage { PromptTokens = e.Usage.PromptTokens, CachedTokens = e.Usage.CachedTokens, OutputTokens = e.Usage.OutputTokens },
+            Usage = new V1.Usage { PromptTokens = e.Usage.PromptTokens, CachedTokens = e.Usage.CachedTokens, CachedDiskTokens = e.Usage.DiskTokens, OutputTokens = e.Usage.OutputTokens },
             Timings = new V1.Timings { Queue = Duration.FromTimeSpan(e.Timings.Queue), Total = Duration.FromTimeSpan(e.Timings.Total) },
         };
         if (e.Usage.OutputTokens > 0) finished.Timings.TimeToFirstToken = Duration.FromTimeSpan(e.Timings.TimeToFirstToken);

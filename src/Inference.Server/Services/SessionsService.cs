@@ -75,6 +75,18 @@ internal sealed class SessionsService(EngineHost host) : V1.Sessions.SessionsBas
             model);
     }
 
+    public override async Task<V1.Session> SaveSession(V1.SaveSessionRequest request, ServerCallContext context)
+    {
+        var (model, tenant) = (host.Require(""), CallTenant.Of(context));
+        return Proto(await model.Sessions.SaveAsync(tenant, request.SessionId, Template([], model, context), context.CancellationToken), model);
+    }
+
+    public override async Task<V1.Session> RestoreSession(V1.RestoreSessionRequest request, ServerCallContext context)
+    {
+        var (model, tenant) = (host.Require(""), CallTenant.Of(context));
+        return Proto(await model.Sessions.RestoreAsync(tenant, request.SessionId, Template([], model, context), context.CancellationToken), model);
+    }
+
     public override async Task<V1.DeleteSessionResponse> DeleteSession(V1.DeleteSessionRequest request, ServerCallContext context)
     {
         var (model, tenant) = (host.Require(""), CallTenant.Of(context));
@@ -111,7 +123,9 @@ internal sealed class SessionsService(EngineHost host) : V1.Sessions.SessionsBas
             UpdateTime = Timestamp.FromDateTimeOffset(s.UsedAt),
             Busy = s.Busy,
             Memory = new V1.TierUse { Tokens = s.MemoryTokens, Bytes = s.MemoryBytes },
-            Disk = new V1.TierUse(),
+            Disk = new V1.TierUse { Tokens = s.DiskTokens, Bytes = s.DiskBytes },
+            Saved = s.SavedTokens is not null,
+            SavedTokens = s.SavedTokens ?? 0,
         };
         if (s.PinnedUntil is { } until) session.PinnedUntil = Timestamp.FromDateTimeOffset(until);
         return session;

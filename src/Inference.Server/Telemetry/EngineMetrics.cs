@@ -43,6 +43,12 @@ internal sealed class EngineMetrics
         meter.CreateObservableGauge("inference.state", State, "{state}", "1 for the state the server is in, 0 for the others.");
         meter.CreateObservableGauge("inference.kv.pages.used", () => Pages(p => p.TotalPages - p.FreePages), "{page}", "Cache pages in use.");
         meter.CreateObservableGauge("inference.kv.pages.total", () => Pages(p => p.TotalPages), "{page}", "Cache pages there are.");
+        Disk(meter.CreateObservableGauge, "inference.kv.disk.bytes", "By", "State on disk.", d => d.Bytes);
+        Disk(meter.CreateObservableGauge, "inference.kv.disk.waiting", "{prefix}", "Prefixes that wait to be written to disk.", d => d.Waiting);
+        Disk(meter.CreateObservableCounter, "inference.kv.disk.written", "By", "State written to disk.", d => d.BytesWritten);
+        Disk(meter.CreateObservableCounter, "inference.kv.disk.read", "By", "State read from disk.", d => d.BytesRead);
+        Disk(meter.CreateObservableCounter, "inference.kv.disk.failures", "{operation}", "Writes and reads that failed.", d => d.WriteFailures + d.ReadsFailed);
+        Disk(meter.CreateObservableCounter, "inference.kv.disk.unusable", "{extent}", "Files found damaged, foreign or of another model, and dropped.", d => d.Unusable);
         meter.CreateObservableCounter("inference.requests.finished", Finished, "{request}", "Requests ended, by reason.");
     }
 
@@ -74,6 +80,11 @@ internal sealed class EngineMetrics
 
     private IEnumerable<Measurement<T>> Stats<T>(Func<EngineStats, T> value) where T : struct =>
         _host.Loaded is { } model ? [new Measurement<T>(value(model.Engine.Stats))] : [];
+
+    private delegate Instrument Create(string name, Func<IEnumerable<Measurement<long>>> values, string unit, string help);
+
+    private void Disk(Create create, string name, string unit, string help, Func<KvDiskStats, long> value) =>
+        create(name, () => _host.Loaded?.Engine.Stats.Disk is { } disk ? [new Measurement<long>(value(disk))] : [], unit, help);
 
     private IEnumerable<Measurement<long>> Pages(Func<KvPoolStats, long> value) =>
         _host.Loaded is { } model

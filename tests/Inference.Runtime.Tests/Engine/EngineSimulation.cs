@@ -4,6 +4,7 @@ using Inference.Runtime.Sampling;
 using Inference.Runtime.Scheduling;
 using Inference.Runtime.Tests.Scheduling;
 using Inference.Testing;
+using Inference.Testing.KvCache;
 using Microsoft.Extensions.Logging.Abstractions;
 using Microsoft.Extensions.Time.Testing;
 using Xunit;
@@ -14,6 +15,7 @@ namespace Inference.Runtime.Tests.Engine;
 /// One seeded life of a whole engine without its thread: scheduler, cache, model runner, hash model, sampler and streams, stepped by hand under
 /// virtual time, with drawn arrivals, cancellations, deadlines and readers. After each step the pages are recounted, and free ones are
 /// overwritten with NaN, so that the model sees any use of them. Every answer must be the one that its request alone determines.
+/// Some have a disk, simulated, that is slow, may fail and lie, and loses its power between two lives of the engine.
 /// </summary>
 internal sealed class EngineSimulation : IAsyncDisposable
 {
@@ -22,9 +24,13 @@ internal sealed class EngineSimulation : IAsyncDisposable
     private readonly FakeTimeProvider _time = new();
     private readonly HostMemoryBackend _backend = new();
     private readonly HashModel _model;
-    private readonly InferenceEngine _engine;
     private readonly EngineOptions _options;
     private readonly List<Client> _clients = [];
+    private readonly List<int[]> _conversations = [];  // of earlier lives
+    private readonly SimulatedDisk? _sessions;
+    private readonly double _faultRate, _diskSpeed;
+    private SimulatedDisk? _disk;
+    private InferenceEngine _engine;
     private readonly bool _slowReaders;
     private int _left;
 
@@ -50,17 +56,54 @@ internal sealed class EngineSimulation : IAsyncDisposable
             HeadroomTokens = _random.Next(3) switch { 0 => 0, 1 => _random.Next(1, 12), _ => 256 },
         };
         _model = new(Vocab, pageRows: 1 << _random.Next(0, 4)) { NanToken = Vocab - 1 };
-        _engine = new(_model, _backend, r => new LetterText(r), _options, _time, NullLogger.Instance);
-        _left = _random.Next(1, 20);
+        if (_options.PrefixesMax > 0 && _random.Next(2) == 0)
+        {
+            (_disk, _sessions) = (new(_random.Next()), new(0));
+            _faultRate = _random.Next(2) * _random.NextDouble() * 0.1;
+            _diskSpeed = _random.NextDouble() * 4;
+            _options = _options with
+            {
+                KvCapacityTokens = _random.Next(16, 1200),
+                Disk = new("", _random.Next(1 << 16, 1 << 20)) { Open = (folder, _) => folder == "state" ? _disk! : _sessions, Threads = false },
+            };
+        }
+        _engine = NewEngine();
         _slowReaders = _random.Next(2) == 0;
     }
 
     public int Rejected { get; private set; }
     public long CachedTokens { get; private set; }
-    public EngineStats Stats => _engine.Stats;
-    public IReadOnlyDictionary<FinishReason, int> Ends => _clients.GroupBy(c => c.Stream.End!.Reason).ToDictionary(g => g.Key, g => g.Count());
+    public long DiskTokens { get; private set; }
+    public List<EngineStats> Stats { get; } = [];
+    public Dictionary<FinishReason, int> Ends { get; } = [];
 
     public async Task RunAsync()
+    {
+        await LiveAsync();
+        for (int lives = _disk is null ? 0 : _random.Next(1, 4); lives > 0; lives--)
+        {
+            _disk = _disk!.Crash(_random.Next());
+            _disk.Faults = Faults();
+            _engine = NewEngine();
+            await LiveAsync();
+        }
+    }
+
+    private InferenceEngine NewEngine()
+    {
+        _left = _random.Next(1, 20);
+        return new(_model, _backend, r => new LetterText(r), _options, _time, NullLogger.Instance);
+    }
+
+    // A disk that cannot be opened is the operator's business; after that it may do what it likes.
+    private Func<DiskOperation, long, DiskFault> Faults()
+    {
+        var random = new Random(_random.Next());
+        return (operation, _) => operation is DiskOperation.List or DiskOperation.OpenRead || random.NextDouble() >= _faultRate
+            ? DiskFault.None : (DiskFault)random.Next(1, 6);
+    }
+
+    private async Task LiveAsync()
     {
         _engine.Open();
         double arrivalRate = _random.NextDouble();
@@ -75,9 +118,16 @@ internal sealed class EngineSimulation : IAsyncDisposable
         foreach (var client in _clients)
         {
             client.Stream.MustAgreeWith(SoloRun.Of(_model, client.Stream.Request));
-            CachedTokens += client.Stream.End!.Usage.CachedTokens;
-            Assert.InRange(client.Stream.End.Usage.CachedTokens, 0, client.Stream.Request.PromptTokenIds.Count - 1);
+            var usage = client.Stream.End!.Usage;
+            CachedTokens += usage.CachedTokens;
+            DiskTokens += usage.DiskTokens;
+            Assert.InRange(usage.CachedTokens, 0, client.Stream.Request.PromptTokenIds.Count - 1);
+            Assert.InRange(usage.DiskTokens, 0, usage.CachedTokens);
+            Ends[client.Stream.End.Reason] = Ends.GetValueOrDefault(client.Stream.End.Reason) + 1;
+            _conversations.Add([.. client.Stream.Request.PromptTokenIds, .. client.Stream.Tokens]);
         }
+        Stats.Add(_engine.Stats);
+        _clients.Clear();
         Assert.Equal(0, _backend.LiveBuffers);
     }
 
@@ -86,7 +136,7 @@ internal sealed class EngineSimulation : IAsyncDisposable
         var stopped = _engine.DrainAsync(Timeout.InfiniteTimeSpan);
         Assert.Equal(RejectionReason.Unavailable, Assert.Throws<RequestRejectedException>(() => _engine.Submit(Draw())).Reason);
         // Everyone reads now. Nobody waits for more than all the work there is, after every preemption anew.
-        int limit = 200 + (int)_clients.Sum(c => (long)c.Stream.Request.PromptTokenIds.Count + c.Stream.Request.OutputTokensMax) * 4;
+        int limit = 200 + (_disk is null ? 0 : 2000) + (int)_clients.Sum(c => (long)c.Stream.Request.PromptTokenIds.Count + c.Stream.Request.OutputTokensMax) * 4;
         for (int step = 0; !_engine.TryStop(); step++)
         {
             if (step > limit) Assert.Fail("the engine did not come to its end");
@@ -123,7 +173,7 @@ internal sealed class EngineSimulation : IAsyncDisposable
     private GenerationRequest Draw()
     {
         int room = Math.Min(_engine.Cache.SequenceTokensMax, 300);
-        int positions = _random.Next(12) == 0 ? _random.Next(1, room + 20) : _random.Next(1, Math.Min(room, 120) + 1);
+        int positions = _random.Next(_disk is null ? 12 : 2) == 0 ? _random.Next(1, room + 20) : _random.Next(1, Math.Min(room, 120) + 1);
         int output = _random.Next(1, Math.Min(positions, 60) + 1);
         var sampling = _random.Next(3) switch
         {
@@ -149,10 +199,12 @@ internal sealed class EngineSimulation : IAsyncDisposable
     private int[] Prompt(int length)
     {
         int[] prompt = [.. Enumerable.Range(0, length).Select(_ => _random.Next(Vocab))];
-        if (_clients.Count == 0 || _random.Next(2) == 0) return prompt;
-        var earlier = _clients[_random.Next(_clients.Count)].Stream;
-        int[] conversation = [.. earlier.Request.PromptTokenIds, .. earlier.Tokens];
-        int common = Math.Min(length, _random.Next(2) == 0 ? conversation.Length : _random.Next(1, conversation.Length + 1));
+        if (_clients.Count + _conversations.Count == 0 || _random.Next(_disk is null ? 2 : 6) == 0) return prompt;
+        int at = _random.Next(_clients.Count + _conversations.Count);
+        int[] conversation = at < _conversations.Count
+            ? [.. _conversations[at]]
+            : [.. _clients[at - _conversations.Count].Stream.Request.PromptTokenIds, .. _clients[at - _conversations.Count].Stream.Tokens];
+        int common = Math.Min(length, _random.Next(_disk is null ? 2 : 4) > 0 ? conversation.Length : _random.Next(1, conversation.Length + 1));
         conversation.AsSpan(0, common).CopyTo(prompt);
         return prompt;
     }
@@ -169,6 +221,7 @@ internal sealed class EngineSimulation : IAsyncDisposable
     private void Step()
     {
         var cancelled = _clients.Where(c => c.Cancelled && c.Stream.End is null).ToList();
+        RunDisk();
         _engine.Step();
         var live = _engine.Scheduler.Running.Concat(_engine.Scheduler.Waiting).ToList();
         PageLedger.Check(_engine.Cache, live);
@@ -183,6 +236,13 @@ internal sealed class EngineSimulation : IAsyncDisposable
         }
         if (_engine.Queued != live.Count(s => !s.Started)) Assert.Fail("the gate counts others than those who wait for their first step");
         if (_engine.Stats.Running + _engine.Stats.Waiting != live.Count) Assert.Fail("the statistics are not those of this step");
+    }
+
+    private void RunDisk()
+    {
+        if (_engine.Cache.Prefixes?.Tier is not { } tier || _engine.State == EngineState.Stopped) return;
+        bool draining = _engine.State == EngineState.Draining;
+        for (double speed = _diskSpeed + (draining ? 1 : 0); speed > 0 && _random.NextDouble() < speed; speed--) tier.RunDisk();
     }
 
     private unsafe void PoisonFreePages()

@@ -21,16 +21,16 @@ public sealed class EngineSimulationTests(ITestOutputHelper output)
         output.WriteLine(totals.ToString());
         // The draw must reach what it is there for.
         Assert.All(Enum.GetValues<FinishReason>(), r => Assert.True(totals.Ends[(int)r] > 100, $"{totals}"));
-        Assert.True(totals.Preemptions > Seeds && totals.Recomputed > Seeds && totals.Cached > 2 * Seeds && totals.Rejected > 100, $"{totals}");
+        Assert.True(totals.Preemptions > Seeds && totals.Recomputed > Seeds && totals.Cached > 2 * Seeds && totals.Rejected > 100 && totals.FromDisk > Seeds, $"{totals}");
     }
 
     private sealed class Totals
     {
         public readonly long[] Ends = new long[Enum.GetValues<FinishReason>().Length];
-        public long Steps, Preemptions, Recomputed, Output, Rejected, Cached;
+        public long Steps, Preemptions, Recomputed, Output, Rejected, Cached, FromDisk;
 
         public override string ToString() =>
-            $"{Steps} steps, {Output} tokens, {Preemptions} preemptions, {Recomputed} recomputed, {Rejected} rejected, {Cached} cached, ends {string.Join('/', Ends)}";
+            $"{Steps} steps, {Output} tokens, {Preemptions} preemptions, {Recomputed} recomputed, {Rejected} rejected, {Cached} cached, {FromDisk} from disk, ends {string.Join('/', Ends)}";
     }
 
     private static async Task RunAsync(int seed, Totals totals)
@@ -39,11 +39,14 @@ public sealed class EngineSimulationTests(ITestOutputHelper output)
         {
             await using var simulation = new EngineSimulation(seed);
             await simulation.RunAsync();
-            var stats = simulation.Stats;
-            Interlocked.Add(ref totals.Steps, stats.Steps);
-            Interlocked.Add(ref totals.Preemptions, stats.Preemptions);
-            Interlocked.Add(ref totals.Recomputed, stats.RecomputedTokens);
-            Interlocked.Add(ref totals.Output, stats.OutputTokens);
+            foreach (var stats in simulation.Stats)
+            {
+                Interlocked.Add(ref totals.Steps, stats.Steps);
+                Interlocked.Add(ref totals.Preemptions, stats.Preemptions);
+                Interlocked.Add(ref totals.Recomputed, stats.RecomputedTokens);
+                Interlocked.Add(ref totals.Output, stats.OutputTokens);
+            }
+            Interlocked.Add(ref totals.FromDisk, simulation.DiskTokens);
             Interlocked.Add(ref totals.Rejected, simulation.Rejected);
             Interlocked.Add(ref totals.Cached, simulation.CachedTokens);
             foreach (var (reason, count) in simulation.Ends) Interlocked.Add(ref totals.Ends[(int)reason], count);

@@ -40,6 +40,8 @@ public sealed unsafe class HashModel : IModel
     public ModelInfo Info { get; }
     public IReadOnlyList<KvStateSpec> KvStates { get; }
 
+    public byte[] Identity() => System.Security.Cryptography.SHA256.HashData([(byte)_vocab, (byte)(_vocab >> 8)]);
+
     /// <summary>A token after which the logits are NaN; -1 = none.</summary>
     public int NanToken { get; init; } = -1;
 

@@ -22,9 +22,11 @@ internal sealed partial class FolderDisk : IDisk
 
     private FolderDisk(string folder, SafeFileHandle self, SafeFileHandle @lock) => (_folder, _self, _lock) = (folder, self, @lock);
 
+    /// <param name="isOurs">Which file names may be there; null = those of a <see cref="KvStore"/>.</param>
     /// <exception cref="KvFolderException">The folder is not fit or not free.</exception>
-    public static FolderDisk Open(string folder)
+    public static FolderDisk Open(string folder, Func<string, bool>? isOurs = null)
     {
+        isOurs ??= KvStore.IsOurs;
         if (!OperatingSystem.IsLinux()) throw new KvFolderException("KV state on disk needs Linux; leave the folder for it unset.");
         folder = Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder));
         SafeFileHandle? self = null;
@@ -32,7 +34,7 @@ internal sealed partial class FolderDisk : IDisk
         {
             Directory.CreateDirectory(folder, Private | UnixFileMode.UserExecute);
             self = OpenPrivate(folder);
-            CheckContents(folder);
+            CheckContents(folder, isOurs);
             return new FolderDisk(folder, self, Lock(folder));
         }
         catch (Exception e)
@@ -60,10 +62,10 @@ internal sealed partial class FolderDisk : IDisk
         return self;
     }
 
-    private static void CheckContents(string folder)
+    private static void CheckContents(string folder, Func<string, bool> isOurs)
     {
         foreach (var entry in new DirectoryInfo(folder).EnumerateFileSystemInfos())
-            if (entry is not FileInfo || entry.LinkTarget is not null || entry.Name != LockName && !KvStore.IsOurs(entry.Name))
+            if (entry is not FileInfo || entry.LinkTarget is not null || entry.Name != LockName && !isOurs(entry.Name))
                 throw new KvFolderException($"KV folder {folder} holds '{entry.Name}', which is no file of this server; name an empty folder.");
     }
 

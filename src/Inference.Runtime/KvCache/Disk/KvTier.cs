@@ -137,7 +137,8 @@ internal sealed class KvTier : IDisposable
                 _writes.Count + (_writing is null ? 0 : 1), _writeStaging.Rented + _readStaging.Rented, Paused);
     }
 
-    private bool Paused => _time.GetTimestamp() < _pausedUntil;
+    /// <summary>Writing rests after failures in a row.</summary>
+    public bool Paused => _time.GetTimestamp() < _pausedUntil;
 
     // ---- writing ----
 
