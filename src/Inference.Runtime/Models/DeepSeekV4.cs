@@ -68,6 +68,7 @@ public sealed class DeepSeekV4 : IModel
         if (hasMtp) _mtp = LoadMtp("mtp.0.");
         Info = new ModelInfo("deepseek_v4", config.VocabSize, config.HiddenSize, config.LayerCount, config.ContextMax, hasMtp,
             DeepSeekV4Checkpoint.Summarise(weights).ParameterCount, KvRowFormats.Names[options.Rows]);
+        Work = new DeepSeekV4Work(weights, _kinds.Specs);
     }
 
     /// <summary>Checks a checkpoint against its config and brings it to a backend. The model owns the checkpoint from here on, also when this throws.</summary>
@@ -88,6 +89,9 @@ public sealed class DeepSeekV4 : IModel
 
     public ModelInfo Info { get; }
     public IReadOnlyList<KvStateSpec> KvStates => _kinds.Specs;
+
+    /// <summary>What its steps have to move and to compute at least.</summary>
+    public DeepSeekV4Work Work { get; }
 
     /// <summary>What a model of this config will keep per sequence, known without its weights. <see cref="DeepSeekV4Config.DraftKind"/> counts.</summary>
     public static IReadOnlyList<KvStateSpec> KvStatesOf(DeepSeekV4Config config, KvRowFormat rows) => new Kinds(config, rows).Specs;

@@ -1,39 +1,15 @@
 namespace Inference.Server.Commands;
 
-/// <summary>How far a measurement is: one line on standard error, rewritten in place; silent when that is no terminal.</summary>
-internal sealed class BenchProgress(int cells) : IDisposable
+/// <summary>How far a measurement is: one line on standard error, rewritten in place; silent when that is no terminal. Any thread.</summary>
+internal sealed class BenchProgress : IDisposable
 {
     private readonly bool _visible = !Console.IsErrorRedirected;
     private readonly Lock _lock = new();
-    private BenchCell? _cell;
-    private int _index, _done, _requests;
 
-    public void Begin(BenchCell cell, int requests)
+    public void Show(string text)
     {
-        lock (_lock)
-        {
-            (_cell, _requests, _done) = (cell, requests, 0);
-            _index++;
-            Show();
-        }
-    }
-
-    /// <summary>One more request has ended. Any thread.</summary>
-    public void Ended()
-    {
-        lock (_lock)
-        {
-            _done++;
-            Show();
-        }
-    }
-
-    private void Show()
-    {
-        if (_visible)
-            Console.Error.Write(
-                $"\r{_index}/{cells}: prompt {_cell!.PromptTokens}, output {_cell.OutputTokens}, {_cell.Concurrency} at a time: " +
-                $"{_done} of {_requests} requests\u001b[K");
+        if (!_visible) return;
+        lock (_lock) Console.Error.Write($"\r{text}\u001b[K");
     }
 
     public void Dispose()

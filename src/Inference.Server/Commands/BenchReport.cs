@@ -10,11 +10,13 @@ namespace Inference.Server.Commands;
 /// <summary>A measurement with everything that is needed to compare it with another: machine, model, program, load.</summary>
 internal sealed record BenchReport(
     DateTimeOffset Date, string Processor, int LogicalCores, long MemoryBytes, string OperatingSystem, string Runtime, string Version, string Model, bool Dummy, ModelInfo Info,
-    string Backend, string Device, int StepTokensMax, BenchPlan Plan)
+    string Backend, string Device, int StepTokensMax, ulong Seed)
 {
     public List<BenchResult> Cells { get; } = [];
 
-    public static BenchReport Begin(ModelOnBackend loaded, ModelOptions options, BenchPlan plan)
+    public List<ContextResult> Contexts { get; } = [];
+
+    public static BenchReport Begin(ModelOnBackend loaded, ModelOptions options, ulong seed)
     {
         var assembly = typeof(BenchReport).Assembly;
         return new BenchReport(
@@ -22,7 +24,7 @@ internal sealed record BenchReport(
             RuntimeInformation.OSDescription, RuntimeInformation.FrameworkDescription,
             assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion ?? "",
             Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(loaded.Folder))), options.Dummy, loaded.Model.Info,
-            loaded.Backend.Info.Name, loaded.Backend.Info.Device, options.StepTokensMax, plan);
+            loaded.Backend.Info.Name, loaded.Backend.Info.Device, options.StepTokensMax, seed);
     }
 
     /// <summary>Field names are a contract; times are in milliseconds.</summary>
@@ -52,10 +54,14 @@ internal sealed record BenchReport(
         w.WriteEndObject();
         w.WriteString("backend", Backend);
         w.WriteString("device", Device);
+        w.WriteString("kv_format", Info.KvFormat);
         w.WriteNumber("step_tokens_max", StepTokensMax);
-        w.WriteNumber("seed", Plan.Seed);
+        w.WriteNumber("seed", Seed);
         w.WriteStartArray("cells");
         foreach (var cell in Cells) Write(w, cell);
+        w.WriteEndArray();
+        w.WriteStartArray("contexts");
+        foreach (var context in Contexts) Write(w, context);
         w.WriteEndArray();
         w.WriteEndObject();
     }
@@ -72,6 +78,40 @@ internal sealed record BenchReport(
         w.WriteNumber("total_tokens_per_second", r.TotalTokensPerSecond);
         Write(w, "ttft_ms", r.TimeToFirstToken);
         Write(w, "tpot_ms", r.TimePerOutputToken);
+        w.WriteEndObject();
+    }
+
+    private static void Write(Utf8JsonWriter w, ContextResult r)
+    {
+        w.WriteStartObject();
+        w.WriteNumber("context_tokens", r.Context);
+        w.WriteString("rows", r.Computed ? "computed" : "filled");
+        Write(w, "prefill", r.Prefill);
+        Write(w, "decode", r.Decode);
+        w.WriteEndObject();
+    }
+
+    private static void Write(Utf8JsonWriter w, string name, TimingResult t)
+    {
+        w.WriteStartObject(name);
+        w.WriteNumber("step_tokens", t.Tokens);
+        w.WriteNumber("ms_per_token", t.Milliseconds);
+        w.WriteNumber("read_bytes_per_second", t.ReadPerSecond);
+        w.WriteNumber("operations_per_second", t.OperationsPerSecond);
+        w.WriteNumber("move_ms_per_token", t.MoveMilliseconds);
+        w.WriteNumber("compute_ms_per_token", t.ComputeMilliseconds);
+        w.WriteNumber("floor_ms_per_token", t.FloorMilliseconds);
+        w.WriteNumber("ratio", t.Ratio);
+        w.WriteStartArray("parts");
+        foreach (var part in t.Work)
+        {
+            w.WriteStartObject();
+            w.WriteString("name", part.Name);
+            w.WriteNumber("step_bytes", part.Bytes);
+            w.WriteNumber("step_operations", part.Operations);
+            w.WriteEndObject();
+        }
+        w.WriteEndArray();
         w.WriteEndObject();
     }
 
@@ -96,8 +136,38 @@ internal static class BenchTables
     public static void Write(BenchReport report)
     {
         var terminal = Tables.Terminal();
-        terminal.WriteLine($"{report.Model} ({report.Info.Family}, {Units.Count(report.Info.ParameterCount)} parameters{(report.Dummy ? ", random weights" : "")}) on {report.Backend}: {report.Device}");
+        terminal.WriteLine($"{report.Model} ({report.Info.Family}, {Units.Count(report.Info.ParameterCount)} parameters{(report.Dummy ? ", random weights" : "")}, {report.Info.KvFormat} rows) on {report.Backend}: {report.Device}");
         terminal.WriteLine($"{report.Processor}, {report.LogicalCores} logical cores; {report.OperatingSystem}; {report.Date:yyyy-MM-dd HH:mm} UTC");
+        if (report.Cells.Count > 0) WriteCells(report, terminal);
+        if (report.Contexts.Count > 0) WriteContexts(report, terminal);
+    }
+
+    private static void WriteContexts(BenchReport report, IAnsiConsole terminal)
+    {
+        terminal.WriteLine(
+            $"Rows of the first {Units.Whole(ContextBench.ComputedTokens)} positions are computed, those after them are copies of their pages (filled); "
+            + $"up to {Units.Whole(ContextBench.CrossCheckTokens)} tokens also all computed.");
+        terminal.WriteLine("Floor: bytes over the read bandwidth plus operations over the multiply-add peak, both measured in turn with the steps.");
+        var table = Tables.New(
+            Tables.Text("step"), Tables.Number("context"), Tables.Text("rows"), Tables.Number("ms per\ntoken"), Tables.Number("moved\nMB"),
+            Tables.Number("over\nGB/s"), Tables.Number("ms"), Tables.Number("computed\nGFLOP"), Tables.Number("over\nGFLOP/s"), Tables.Number("ms"),
+            Tables.Number("floor\nms"), Tables.Number("ratio"));
+        foreach (var (name, of) in new (string, Func<ContextResult, TimingResult>)[] { ("decode", r => r.Decode), ("prefill", r => r.Prefill) })
+            foreach (var (r, t) in report.Contexts.Select(r => (r, of(r))))
+                table.AddRow(
+                    t.Tokens == 1 ? name : $"{name} {t.Tokens}", Units.Whole(r.Context), r.Computed ? "computed" : "filled", Units.Digits(t.Milliseconds),
+                    Units.Digits(t.Bytes / 1e6 / t.Tokens), Units.Digits(t.ReadPerSecond / 1e9), Units.Digits(t.MoveMilliseconds), Units.Digits(t.Operations / 1e9 / t.Tokens),
+                    Units.Digits(t.OperationsPerSecond / 1e9), Units.Digits(t.ComputeMilliseconds), Units.Digits(t.FloorMilliseconds), Units.Digits(t.Ratio));
+        terminal.Write(table);
+        var parts = Tables.New([Tables.Text("decoding one token\nMB / GFLOP"), .. report.Contexts.Where(r => !r.Computed).Select(r => Tables.Number(Units.Whole(r.Context)))]);
+        for (int i = 0; i < report.Contexts[0].Decode.Work.Count; i++)
+            parts.AddRow([report.Contexts[0].Decode.Work[i].Name, .. report.Contexts.Where(r => !r.Computed).Select(r => r.Decode.Work[i])
+                .Select(p => $"{Units.Digits(p.Bytes / 1e6)} / {Units.Digits(p.Operations / 1e9)}")]);
+        terminal.Write(parts);
+    }
+
+    private static void WriteCells(BenchReport report, IAnsiConsole terminal)
+    {
         var table = Tables.New(
             Tables.Number("prompt"), Tables.Number("output"), Tables.Number("at a time"), Tables.Number("requests"), Tables.Number("output\ntokens/s"),
             Tables.Number("all\ntokens/s"), Tables.Number("first token ms\nmean / p50 / p99"), Tables.Number("per output token ms\nmean / p50 / p99"));

@@ -7,7 +7,7 @@ using Inference.Server.Options;
 namespace Inference.Server.Commands;
 
 /// <summary>A model without engine and tokenizer, for verbs that drive it themselves. Owns both parts.</summary>
-internal sealed record ModelOnBackend(string Folder, IModel Model, IBackend Backend) : IDisposable
+internal sealed record ModelOnBackend(string Folder, DeepSeekV4 Model, IBackend Backend) : IDisposable
 {
     /// <param name="asServed">Cached rows are stored as serving would; else as F32: exact arithmetic.</param>
     /// <exception cref="ModelLoadException">The folder is no model that this build serves, or its weights are damaged.</exception>

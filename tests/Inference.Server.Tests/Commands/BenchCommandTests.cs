@@ -50,6 +50,43 @@ public sealed class BenchCommandTests
     }
 
     [Fact]
+    public void Contexts_are_measured_beside_what_the_machine_allows()
+    {
+        var json = Cli.Run("bench", "--model", "pebble", "--step-tokens-max", "32", "--context", "512,8192", "--json", "-").Json;
+        var contexts = json.GetProperty("contexts").EnumerateArray().ToList();
+        Assert.Equal([(512, "computed"), (512, "filled"), (8192, "filled")],
+            contexts.Select(c => (c.GetProperty("context_tokens").GetInt32(), c.GetProperty("rows").GetString())));
+        foreach (var (context, step, tokens) in contexts.SelectMany(c => new[] { (c, "decode", 1), (c, "prefill", 32) }))
+        {
+            var timing = context.GetProperty(step);
+            double Of(string name) => timing.GetProperty(name).GetDouble();
+            var parts = timing.GetProperty("parts").EnumerateArray().ToList();
+            double bytes = parts.Sum(p => p.GetProperty("step_bytes").GetDouble()), operations = parts.Sum(p => p.GetProperty("step_operations").GetDouble());
+            Assert.Equal(tokens, timing.GetProperty("step_tokens").GetInt32());
+            Assert.InRange(Of("read_bytes_per_second"), 1e8, 1e13);
+            Assert.InRange(Of("operations_per_second"), 1e8, 1e14);
+            Assert.True(Of("ms_per_token") > 0 && Of("ratio") > 0);
+            // Medians of the same rounds: those of the quotients lie between the extremes, so only the order of magnitude is sure.
+            Assert.InRange(Of("move_ms_per_token") / (bytes / Of("read_bytes_per_second") * 1000 / tokens), 0.1, 10);
+            Assert.InRange(Of("compute_ms_per_token") / (operations / Of("operations_per_second") * 1000 / tokens), 0.1, 10);
+            Assert.InRange(Of("floor_ms_per_token") / (Of("move_ms_per_token") + Of("compute_ms_per_token")), 0.1, 10);
+            Assert.InRange(Of("ratio") / (Of("ms_per_token") / Of("floor_ms_per_token")), 0.1, 10);
+        }
+        // Three layers of the embedded model score a row of 32 for every four tokens with four heads.
+        var index = contexts[2].GetProperty("decode").GetProperty("parts").EnumerateArray().Single(p => p.GetProperty("name").GetString() == "index rows");
+        Assert.Equal(3 * 2 * 4 * 32 * 2040.0, index.GetProperty("step_operations").GetDouble(), 3 * 2 * 4 * 32 * 10.0);
+    }
+
+    [Fact]
+    public void Contexts_that_cannot_be_measured_are_refused()
+    {
+        Cli.Run("bench", "--context", "100").Fails(2, "--context", "100", "317", "1048576");
+        Cli.Run("bench", "--context", "2000000").Fails(2, "--context", "2000000", "1048576");
+        Cli.Run("bench", "--context", "4096", "--concurrency", "2").Fails(2, "--context", "--concurrency");
+        Cli.Run("bench", "--context", "4096", "--backend", "reference").Fails(2, "--context", "reference", "--backend cpu");
+    }
+
+    [Fact]
     public void Wrong_loads_are_refused_before_anything_is_measured()
     {
         using var folder = new TemporaryFolder();

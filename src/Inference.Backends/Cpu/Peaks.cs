@@ -1,19 +1,60 @@
-// What the machine can do: reading memory and multiplying, with nothing else. The yardsticks of the roofline, measured in the same run and through the
-// same worker pool as the kernels.
+// What the machine can do: reading memory and multiplying, with nothing else. The yardsticks of a roofline, to be measured in the same run as what is
+// compared with them, and through the same kind of worker pool as the kernels.
+//
+// It computes nothing that anybody needs. It owns its threads and the memory that it reads.
+using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
-using Inference.Backends.Cpu;
 
-namespace Inference.Benchmarks;
+namespace Inference.Backends.Cpu;
 
-internal static unsafe class Peaks
+/// <summary>Measures, in a few milliseconds each, how fast a number of threads read memory and multiply.</summary>
+/// <param name="threads">As many as the backend that is measured has.</param>
+public sealed unsafe class Peaks(int threads) : IDisposable
 {
+    private const long ReadBytes = 384L << 20; // ten times a large last-level cache
+    private const int Times = 2;
+
+    private readonly WorkerPool _pool = new(threads);
+    private readonly HostBuffer _memory = Memory();
+
+    private static HostBuffer Memory()
+    {
+        var memory = new HostBuffer(ReadBytes);
+        HugePages.Advise(memory.Data, ReadBytes);
+        new Span<byte>(memory.Data, (int)ReadBytes).Fill(1);
+        return memory;
+    }
+
+    /// <summary>Bytes per second of plain reading.</summary>
+    public double MeasureRead()
+    {
+        var start = Stopwatch.GetTimestamp();
+        for (var i = 0; i < Times; i++) Read(_pool, _memory.Data, ReadBytes);
+        return Times * ReadBytes / Stopwatch.GetElapsedTime(start).TotalSeconds;
+    }
+
+    /// <summary>Operations per second of fused multiply-adds on F32, each counted as two.</summary>
+    public double MeasureMultiply()
+    {
+        var items = 4 * _pool.Threads;
+        var start = Stopwatch.GetTimestamp();
+        Multiply(_pool, items);
+        return 2.0 * items * MultiplyItem / Stopwatch.GetElapsedTime(start).TotalSeconds;
+    }
+
+    public void Dispose()
+    {
+        _pool.Dispose();
+        _memory.Dispose();
+    }
+
     private static ulong s_sink;
     private static float s_floatSink;
 
     /// <summary>Adds up a range of memory: four streams side by side with prefetch, the fastest plain read found here.</summary>
-    public static void Read(WorkerPool pool, byte* data, long bytes)
+    internal static void Read(WorkerPool pool, byte* data, long bytes)
     {
         var body = new ReadBody { Data = data };
         pool.For(ref body, (int)(bytes >> 16), 1);
@@ -56,10 +97,10 @@ internal static unsafe class Peaks
     }
 
     /// <summary>Multiply-adds of one item of <see cref="Multiply"/>.</summary>
-    public const long MultiplyItem = 1_000_000L * 12 * 16;
+    internal const long MultiplyItem = 1_000_000L * 12 * 16;
 
     /// <summary>Fused multiply-adds on registers.</summary>
-    public static void Multiply(WorkerPool pool, int items)
+    internal static void Multiply(WorkerPool pool, int items)
     {
         var body = new MultiplyBody();
         pool.For(ref body, items, 1);
