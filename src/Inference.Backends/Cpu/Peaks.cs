@@ -9,9 +9,9 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Inference.Backends.Cpu;
 
-/// <summary>Measures, in a few milliseconds each, how fast a number of threads read memory and multiply.</summary>
+/// <summary>How fast a number of threads read memory and multiply.</summary>
 /// <param name="threads">As many as the backend that is measured has.</param>
-public sealed unsafe class Peaks(int threads) : IDisposable
+public sealed unsafe class Peaks(int threads) : DevicePeaks
 {
     private const long ReadBytes = 384L << 20; // ten times a large last-level cache
     private const int Times = 2;
@@ -27,16 +27,14 @@ public sealed unsafe class Peaks(int threads) : IDisposable
         return memory;
     }
 
-    /// <summary>Bytes per second of plain reading.</summary>
-    public double MeasureRead()
+    public override double MeasureRead()
     {
         var start = Stopwatch.GetTimestamp();
         for (var i = 0; i < Times; i++) Read(_pool, _memory.Data, ReadBytes);
         return Times * ReadBytes / Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
 
-    /// <summary>Operations per second of fused multiply-adds on F32, each counted as two.</summary>
-    public double MeasureMultiply()
+    public override double MeasureMultiply()
     {
         var items = 4 * _pool.Threads;
         var start = Stopwatch.GetTimestamp();
@@ -44,7 +42,7 @@ public sealed unsafe class Peaks(int threads) : IDisposable
         return 2.0 * items * MultiplyItem / Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
 
-    public void Dispose()
+    public override void Dispose()
     {
         _pool.Dispose();
         _memory.Dispose();

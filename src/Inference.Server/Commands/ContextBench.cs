@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using Inference.Backends;
-using Inference.Backends.Cpu;
 using Inference.Runtime.Engine;
 using Inference.Runtime.KvCache;
 using Inference.Runtime.Models;
@@ -28,7 +27,7 @@ internal sealed class ContextBench : IDisposable
     private const int WarmUpSteps = 4, Rounds = 7, RoundSteps = 8;
 
     private readonly ModelOnBackend _loaded;
-    private readonly Peaks _peaks;
+    private readonly DevicePeaks _peaks;
     private readonly KvCacheManager _cache;
     private readonly ModelRunner _runner;
     private readonly Random _random;
@@ -36,7 +35,7 @@ internal sealed class ContextBench : IDisposable
 
     /// <param name="contextMax">The longest context that will be asked for.</param>
     /// <param name="stepTokens">Tokens of a prefill step.</param>
-    public ContextBench(ModelOnBackend loaded, Peaks peaks, int contextMax, int stepTokens, int seed)
+    public ContextBench(ModelOnBackend loaded, DevicePeaks peaks, int contextMax, int stepTokens, int seed)
     {
         (_loaded, _peaks, _stepTokens, _random) = (loaded, peaks, stepTokens, new Random(seed));
         _cache = new KvCacheManager(loaded.Model.KvStates, new KvCapacity(contextMax, 1, Math.Max(stepTokens, KvStateSpec.BlockTokens)), loaded.Backend);

@@ -148,7 +148,7 @@ internal static class ModelHost
     }
 
     /// <summary>Measures what the machine of a backend can do; null where nothing of ours can.</summary>
-    public static Peaks? Peaks(IBackend backend) => backend is CpuBackend cpu ? new Peaks(cpu.Threads) : null;
+    public static DevicePeaks? Peaks(IBackend backend) => backend is CpuBackend cpu ? new Peaks(cpu.Threads) : null;
 
     /// <summary>The backend that <see cref="ModelOptions.Backend"/> asks for; auto is the fastest one that is right for this machine.</summary>
     public static IBackend Backend(ModelOptions options) => options.Backend switch

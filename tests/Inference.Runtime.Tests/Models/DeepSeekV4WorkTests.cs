@@ -11,7 +11,7 @@ public sealed class DeepSeekV4WorkTests
     [Fact]
     public void Weights_count_once_and_rows_as_often_as_they_are_seen()
     {
-        using var loaded = TestModels.Load(RepositoryPaths.Pebble, "reference", false);
+        using var loaded = TestModels.Load(RepositoryPaths.Pebble, "reference");
         var model = (DeepSeekV4)loaded.Model;
         // Position 1,000: a window of 32, 250 rows of ratio 4 of which 32 are chosen, 7 of ratio 128; rows of 144 and 32 floats; 4 heads.
         var one = model.Work.Step(1000, 1, 1).ToDictionary(p => p.Name);
@@ -31,7 +31,7 @@ public sealed class DeepSeekV4WorkTests
     [Fact]
     public void Tokens_of_a_step_share_what_they_read()
     {
-        using var loaded = TestModels.Load(RepositoryPaths.Pebble, "reference", false);
+        using var loaded = TestModels.Load(RepositoryPaths.Pebble, "reference");
         var work = ((DeepSeekV4)loaded.Model).Work;
         var (one, many) = (work.Step(2000, 1, 0), work.Step(2000, 256, 0));
         double Bytes(IReadOnlyList<WorkPart> parts, string name) => parts.Single(p => p.Name == name).Bytes;
