@@ -39,6 +39,7 @@ internal sealed unsafe class Roofline(int threads, int rounds)
         if (only is "" or "gemm") roofline.Gemm();
         if (only is "" or "attention") roofline.Attention();
         if (only is "" or "index") roofline.Index();
+        if (only is "" or "formats") roofline.Formats();
         if (only is "" or "small") roofline.Small();
         if (output.Length > 0)
         {
@@ -168,6 +169,51 @@ internal sealed unsafe class Roofline(int threads, int rounds)
         Line($"");
         Line($"## Index scores and top-k");
         Table("GFLOP/s", "of FMA peak", actions, 1e9);
+    }
+
+    /// <summary>The kernels that read cached rows, per format, against the same rows stored as F32.</summary>
+    private void Formats()
+    {
+        foreach (var (tokens, selected) in new[] { (1, 512), (16, 512), (1, 8192) })
+        {
+            using var bench = new Workbench(threads);
+            RowFormat[] formats = [Workloads.RowWidth, RowFormat.BF16(Workloads.RowWidth), RowFormat.Fp8(Workloads.RowWidth, 64)];
+            Line($"");
+            Line($"## Attention by row format: {tokens} tokens, {Workloads.AttentionHeads} heads, {Workloads.Window} + {selected} rows of {Workloads.RowWidth}");
+            ByFormat(formats, Workloads.AttentionWork(tokens, selected), f =>
+            {
+                var op = Workloads.Attention(bench, tokens, selected, f);
+                return () => bench.Backend.Enqueue(op);
+            });
+        }
+        foreach (var (tokens, visible) in new[] { (1, 4096), (1, 262_144), (16, 4096) })
+        {
+            using var bench = new Workbench(threads);
+            RowFormat[] formats = [Workloads.IndexWidth, RowFormat.BF16(Workloads.IndexWidth), RowFormat.Fp8OneScale(Workloads.IndexWidth), RowFormat.Fp4(Workloads.IndexWidth)];
+            Line($"");
+            Line($"## Index scores by row format: {tokens} tokens, {Workloads.IndexHeads} heads of {Workloads.IndexWidth}, best {Workloads.TopK} of {visible}");
+            ByFormat(formats, Workloads.IndexWork(tokens, visible), f =>
+            {
+                var op = Workloads.Index(bench, tokens, visible, f);
+                return () => bench.Backend.Enqueue(op);
+            });
+        }
+    }
+
+    private void ByFormat(RowFormat[] formats, double work, Func<RowFormat, Action> make)
+    {
+        var repeat = Math.Max(1, (int)(2e9 / work));
+        var actions = new List<(string, double, Action)>();
+        foreach (var format in formats)
+        {
+            var call = make(format);
+            actions.Add(($"{format.Encoding}, {format.Bytes} B, {(double)format.Bytes / formats[0].Bytes:0.00} of F32", work * repeat, () =>
+            {
+                for (var i = 0; i < repeat; i++) call();
+            }
+            ));
+        }
+        Table("GFLOP/s", "of F32", actions, 1e9);
     }
 
     /// <summary>What a call costs when there is next to nothing to do: one token, the sizes of the embedded model.</summary>

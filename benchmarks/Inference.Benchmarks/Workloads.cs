@@ -84,13 +84,21 @@ internal sealed unsafe class Workbench(int threads) : IDisposable
     }
 
     /// <summary>Rows of one sequence on pages in a shuffled order.</summary>
-    public PagedRows Rows(int rows, int rowsPerPage, int width, int seed)
+    public PagedRows Rows(int rows, int rowsPerPage, RowFormat format, int seed)
     {
         var pages = (rows + rowsPerPage - 1) / rowsPerPage;
         var ids = Enumerable.Range(0, pages).ToArray();
         new Random(seed).Shuffle(ids);
-        var pool = Random(checked(pages * rowsPerPage), width, 1, seed);
-        return new PagedRows(Tensor.Create(pool.Buffer, DType.F32, pages, 1, rowsPerPage, width), width, 0, Vector(ids).As(1, pages), Vector([0]));
+        var buffer = Own(Backend.Allocate((long)pages * rowsPerPage * format.Bytes, "benchmark"));
+        var random = new Random(seed);
+        var values = new float[format.Width];
+        for (var r = 0L; r < pages * (long)rowsPerPage; r++)
+        {
+            foreach (ref var value in values.AsSpan()) value = random.NextSingle() - 0.5f;
+            format.Encode(values, new(((HostBuffer)buffer).Data + r * format.Bytes, format.Bytes));
+        }
+        var pool = Tensor.Create(buffer, format.DType, pages, 1, rowsPerPage, format.StoredElements);
+        return new PagedRows(pool, format, 0, Vector(ids).As(1, pages), Vector([0]));
     }
 
     /// <summary>Tokens of one sequence at consecutive positions, the last at <paramref name="last"/>.</summary>
@@ -119,27 +127,28 @@ internal static class Workloads
     public const int AttentionHeads = 64, RowWidth = 512, Window = 128, IndexHeads = 64, IndexWidth = 128, TopK = 512;
 
     /// <summary>Attention over the window and <paramref name="selected"/> of 4096 compressed rows, or over 8192 rows of ratio 128 (the end of a million tokens).</summary>
-    public static Attention Attention(Workbench bench, int tokens, int selected)
+    public static Attention Attention(Workbench bench, int tokens, int selected, RowFormat? format = null)
     {
         const int WindowRows = 65536;
+        var row = format ?? RowWidth;
         var all = selected == 8192;
         var last = all ? 128 * 8192 - 1 : 16383;
-        var window = bench.Rows(Math.Min(last + 1, WindowRows), 256, RowWidth, 3);
+        var window = bench.Rows(Math.Min(last + 1, WindowRows), 256, row, 3);
         if (last >= WindowRows) window = window with { FirstPage = bench.Vector([(last + 1 - WindowRows) / 256]) };
         Tensor list = default;
         if (!all)
             list = bench.Vector(Enumerable.Range(0, tokens).SelectMany(_ => Enumerable.Range(0, selected).Select(i => i * 7)).ToArray()).As(tokens, selected);
         var output = bench.Empty(DType.F32, tokens, AttentionHeads * RowWidth).As(tokens, AttentionHeads, RowWidth);
         return new Attention(
-            bench.Random(tokens, AttentionHeads, RowWidth), bench.Tokens(tokens, last), window, Window, bench.Rows(all ? 8192 : 4096, 64, RowWidth, 4),
+            bench.Random(tokens, AttentionHeads, RowWidth), bench.Tokens(tokens, last), window, Window, bench.Rows(all ? 8192 : 4096, 64, row, 4),
             all ? 128 : 4, list, bench.Vector(new float[AttentionHeads]), 0.044f, output);
     }
 
     public static double AttentionWork(int tokens, int selected) => 4.0 * tokens * AttentionHeads * RowWidth * (Window + selected);
 
-    public static IndexTopK Index(Workbench bench, int tokens, int visible) => new(
+    public static IndexTopK Index(Workbench bench, int tokens, int visible, RowFormat? format = null) => new(
         bench.Random(tokens, IndexHeads, IndexWidth), bench.Random(tokens, IndexHeads), 0.01f, bench.Tokens(tokens, 4 * visible - 1),
-        new Rope(bench.Vector(RopeFrequencies.Plain(160000, 64))), RowRounding.HadamardFp4Block32, bench.Rows(visible, 64, IndexWidth, 5), 4,
+        new Rope(bench.Vector(RopeFrequencies.Plain(160000, 64))), format is { Encoding: not RowEncoding.F32 } f ? f.Rounding : RowRounding.HadamardFp4Block32, bench.Rows(visible, 64, format ?? IndexWidth, 5), 4,
         bench.Empty(DType.I32, tokens, TopK));
 
     public static double IndexWork(int tokens, int visible) => 2.0 * tokens * IndexHeads * IndexWidth * visible;

@@ -1,12 +1,12 @@
 // Attention over a token's row set: window rows, then compressed rows (Operators/Attention.cs; deepseek-v4 2.9).
 //
 // The set is cut into segments of SegmentRows rows, counted from its start, and the heads into groups; a piece of work is a token, a segment and a group
-// of heads, so that a row is fetched once for many heads and one token keeps many threads busy. Per head and segment s, in this order:
+// of heads, so that a row is fetched and decoded once for many heads and one token keeps many threads busy. A piece first brings its rows to F32
+// tiles, which stay in the second-level cache; what follows does not see how rows are stored. Per head and segment s, in this order:
 //   score_r = Scale * Lanes.Sum(one chain of FMAs over the channels);  m_s = max over r;  w_r = exp(score_r - m_s);
 //   l_s = Lanes.Sum(w, lane r mod 16);  a_s[d] = sum over r of w_r row_r[d]: one FMA chain per ChunkRows rows, chunks added in order.
 // Then per head: M = max(sink, all m_s), f_s = exp(m_s - M), and in the order of s
 //   out[d] = (sum of f_s a_s[d]) / (exp(sink - M) + sum of f_s l_s).
-// Rows that are not stored as F32 are decoded where they are met: four at a time for the scores, a chunk at a time for the sums.
 // Segments belong to the row set alone, so nothing depends on other tokens, on the grouping of heads, on threads or on where rows lie.
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
@@ -19,7 +19,8 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
 {
     private const int SegmentRows = 256;
     private const int ChunkRows = 64;
-    private const int GroupHeadsMax = 16;
+    private const int GroupHeadsMax = 64;
+    private const int BlockHeads = 16; // heads whose packed queries share the first-level cache with rows that stream by
     private const int TileChannels = 64;
     private const long PartialFloatsMax = 8L << 20; // 32 MB of segment results at once
 
@@ -102,9 +103,8 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
         /// <summary>Floats of one head's result of one segment: its sum, then m and l (a whole vector for them, to stay aligned).</summary>
         public readonly int PartialStride => WidthPadded + 16;
 
-        // Per worker: row addresses, weights [heads, rows], packed queries [heads, width], the tiles of a chunk of rows, a row for results that nobody
-        // wants, and four decoded rows.
-        public readonly long ScratchFloats => 2L * SegmentRows + GroupHeadsMax * (SegmentRows + WidthPadded) + ChunkRows * TilesWidth + 5L * WidthPadded;
+        // Per worker: row addresses, weights [heads, rows], packed queries [heads, width], the tiles of a segment, and a row for results that nobody wants.
+        public readonly long ScratchFloats => 2L * SegmentRows + GroupHeadsMax * (SegmentRows + WidthPadded) + SegmentRows * TilesWidth + WidthPadded;
 
         private readonly int TilesWidth => (Width + TileChannels - 1) / TileChannels * TileChannels;
 
@@ -186,10 +186,12 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
         {
             var heads = Math.Min(GroupHeads, Heads - head);
             var quads = (heads + 3) / 4;
-            float* weights = scratch, queries = weights + GroupHeadsMax * SegmentRows, tile = queries + (long)GroupHeadsMax * WidthPadded;
+            float* weights = scratch, queries = weights + GroupHeadsMax * SegmentRows, tiles = queries + (long)GroupHeadsMax * WidthPadded;
             for (var h = 0; h < 4 * quads; h++)
                 PackQuery(Queries + t * QueriesStride + (long)(head + Math.Min(h, heads - 1)) * Width, queries + h / 4 * 4L * WidthPadded + h % 4 * 16);
-            Scores(rows, count, queries, quads, weights, tile + ChunkRows * TilesWidth + WidthPadded);
+            Decode(rows, count, tiles);
+            for (var quad = 0; quad < quads; quad += BlockHeads / 4)
+                Scores(tiles, count, queries + quad * 4L * WidthPadded, Math.Min(BlockHeads / 4, quads - quad), weights + quad * 4 * SegmentRows);
             for (var h = 0; h < 4 * quads; h++)
             {
                 var l = Exponentials(weights + h * SegmentRows, count, Scale, out var m);
@@ -197,7 +199,20 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
                 var tail = Partial(t, segment, head + h) + WidthPadded;
                 (tail[0], tail[1]) = (m, l);
             }
-            Weigh(t, segment, head, heads, rows, count, weights, tile);
+            Weigh(t, segment, head, heads, tiles, count, weights);
+        }
+
+        /// <summary>
+        /// The rows of a segment as tiles, [chunk][channels / 64][row][64], filled up with zeros to whole vectors. Rows lie far apart and their width is
+        /// often a power of two: read where they are, the rows of a chunk would fall on a few sets of the first-level cache.
+        /// </summary>
+        private readonly void Decode(byte** rows, int count, float* tiles)
+        {
+            for (var r = 0; r < count; r++)
+            {
+                if (r + 2 < count) Codec.Prefetch(rows[r + 2]);
+                Codec.Decode(rows[r], tiles + (long)(r / ChunkRows) * ChunkRows * TilesWidth + r % ChunkRows * TileChannels, ChunkRows * TileChannels);
+            }
         }
 
         /// <summary>A query as vectors 64 floats apart, beside those of three other heads; filled up with zeros.</summary>
@@ -210,101 +225,56 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
             if (d < Width) Lanes.LoadPartial(query + d, Width - d).Store(packed);
         }
 
-        /// <summary>weights[h, r] = q_h . row_r, before scaling.</summary>
-        /// <param name="decoded">Room for four rows.</param>
-        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private readonly void Scores(byte** rows, int count, float* queries, int quads, float* weights, float* decoded)
+        /// <summary>weights[h, r] = q_h . row_r, before scaling. Rows behind the last are whatever the tiles held; their scores fall on places that
+        /// Exponentials overwrites.</summary>
+        private readonly void Scores(float* tiles, int count, float* queries, int quads, float* weights)
         {
-            var sums = stackalloc Vector512<float>[16];
-            var four = stackalloc float*[4];
             for (var r = 0; r < count; r += 4)
             {
-                for (var i = 0; i < 4; i++)
-                {
-                    // Rows behind the last repeat it; their scores fall on places that Exponentials overwrites.
-                    four[i] = r + i < count ? Decoded(rows[r + i], decoded + (long)i * WidthPadded) : four[i - 1];
-                    if (!Codec.IsF32 && r + i + 4 < count) Codec.Prefetch(rows[r + i + 4]);
-                }
+                var tile = tiles + (long)(r / ChunkRows) * ChunkRows * TilesWidth + r % ChunkRows * TileChannels;
                 for (var q = 0; q < quads; q++)
-                    Scores4(four[0], four[1], four[2], four[3], Width, queries + q * 4L * WidthPadded, weights + q * 4 * SegmentRows + r, sums);
+                    Scores4(tile, WidthPadded, queries + q * 4L * WidthPadded, weights + q * 4 * SegmentRows + r);
             }
-        }
-
-        private readonly float* Decoded(byte* row, float* room)
-        {
-            if (Codec.IsF32) return (float*)row;
-            Codec.Decode(row, room, RowCodec.Block);
-            return room;
         }
 
         /// <summary>Scores of four rows for four heads.</summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private static void Scores4(float* k0, float* k1, float* k2, float* k3, int width, float* queries, float* weights, Vector512<float>* sums)
+        private static void Scores4(float* tile, int width, float* queries, float* weights)
         {
             Vector512<float> a0 = Vector512<float>.Zero, a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
             Vector512<float> c0 = a0, c1 = a0, c2 = a0, c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
-            var whole = width & ~15;
-            for (var d = 0; d < whole; d += 16, queries += 64)
+            for (; width > 0; width -= TileChannels, tile += (ChunkRows - 1) * TileChannels)
             {
-                Vector512<float> v0 = Vector512.Load(k0 + d), v1 = Vector512.Load(k1 + d), v2 = Vector512.Load(k2 + d), v3 = Vector512.Load(k3 + d);
-                var q = Vector512.Load(queries);
-                a0 = Vector512.FusedMultiplyAdd(v0, q, a0);
-                a1 = Vector512.FusedMultiplyAdd(v1, q, a1);
-                a2 = Vector512.FusedMultiplyAdd(v2, q, a2);
-                a3 = Vector512.FusedMultiplyAdd(v3, q, a3);
-                q = Vector512.Load(queries + 16);
-                b0 = Vector512.FusedMultiplyAdd(v0, q, b0);
-                b1 = Vector512.FusedMultiplyAdd(v1, q, b1);
-                b2 = Vector512.FusedMultiplyAdd(v2, q, b2);
-                b3 = Vector512.FusedMultiplyAdd(v3, q, b3);
-                q = Vector512.Load(queries + 32);
-                c0 = Vector512.FusedMultiplyAdd(v0, q, c0);
-                c1 = Vector512.FusedMultiplyAdd(v1, q, c1);
-                c2 = Vector512.FusedMultiplyAdd(v2, q, c2);
-                c3 = Vector512.FusedMultiplyAdd(v3, q, c3);
-                q = Vector512.Load(queries + 48);
-                d0 = Vector512.FusedMultiplyAdd(v0, q, d0);
-                d1 = Vector512.FusedMultiplyAdd(v1, q, d1);
-                d2 = Vector512.FusedMultiplyAdd(v2, q, d2);
-                d3 = Vector512.FusedMultiplyAdd(v3, q, d3);
+                for (var end = tile + Math.Min(width, TileChannels); tile < end; tile += 16, queries += 64)
+                {
+                    Vector512<float> v0 = Vector512.Load(tile), v1 = Vector512.Load(tile + TileChannels);
+                    Vector512<float> v2 = Vector512.Load(tile + 2 * TileChannels), v3 = Vector512.Load(tile + 3 * TileChannels);
+                    var q = Vector512.Load(queries);
+                    a0 = Vector512.FusedMultiplyAdd(v0, q, a0);
+                    a1 = Vector512.FusedMultiplyAdd(v1, q, a1);
+                    a2 = Vector512.FusedMultiplyAdd(v2, q, a2);
+                    a3 = Vector512.FusedMultiplyAdd(v3, q, a3);
+                    q = Vector512.Load(queries + 16);
+                    b0 = Vector512.FusedMultiplyAdd(v0, q, b0);
+                    b1 = Vector512.FusedMultiplyAdd(v1, q, b1);
+                    b2 = Vector512.FusedMultiplyAdd(v2, q, b2);
+                    b3 = Vector512.FusedMultiplyAdd(v3, q, b3);
+                    q = Vector512.Load(queries + 32);
+                    c0 = Vector512.FusedMultiplyAdd(v0, q, c0);
+                    c1 = Vector512.FusedMultiplyAdd(v1, q, c1);
+                    c2 = Vector512.FusedMultiplyAdd(v2, q, c2);
+                    c3 = Vector512.FusedMultiplyAdd(v3, q, c3);
+                    q = Vector512.Load(queries + 48);
+                    d0 = Vector512.FusedMultiplyAdd(v0, q, d0);
+                    d1 = Vector512.FusedMultiplyAdd(v1, q, d1);
+                    d2 = Vector512.FusedMultiplyAdd(v2, q, d2);
+                    d3 = Vector512.FusedMultiplyAdd(v3, q, d3);
+                }
             }
-            if (whole == width)
-            {
-                Lanes.Sum4(a0, a1, a2, a3).Store(weights);
-                Lanes.Sum4(b0, b1, b2, b3).Store(weights + SegmentRows);
-                Lanes.Sum4(c0, c1, c2, c3).Store(weights + 2 * SegmentRows);
-                Lanes.Sum4(d0, d1, d2, d3).Store(weights + 3 * SegmentRows);
-                return;
-            }
-            // Stored before the call: what lives across a call lives in memory all along, the loop above included.
-            Store4(sums, a0, a1, a2, a3);
-            Store4(sums + 4, b0, b1, b2, b3);
-            Store4(sums + 8, c0, c1, c2, c3);
-            Store4(sums + 12, d0, d1, d2, d3);
-            ScoresTail(k0 + whole, k1 + whole, k2 + whole, k3 + whole, width - whole, queries, sums, weights);
-        }
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private static void Store4(Vector512<float>* sums, Vector512<float> v0, Vector512<float> v1, Vector512<float> v2, Vector512<float> v3)
-        {
-            sums[0] = v0;
-            sums[1] = v1;
-            sums[2] = v2;
-            sums[3] = v3;
-        }
-
-        /// <summary>The channels that are no whole vector.</summary>
-        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private static void ScoresTail(float* k0, float* k1, float* k2, float* k3, int rest, float* queries, Vector512<float>* sums, float* weights)
-        {
-            Vector512<float> v0 = Lanes.LoadPartial(k0, rest), v1 = Lanes.LoadPartial(k1, rest), v2 = Lanes.LoadPartial(k2, rest), v3 = Lanes.LoadPartial(k3, rest);
-            for (var h = 0; h < 4; h++, sums += 4, weights += SegmentRows)
-            {
-                var q = Vector512.Load(queries + h * 16);
-                Lanes.Sum4(
-                    Vector512.FusedMultiplyAdd(v0, q, sums[0]), Vector512.FusedMultiplyAdd(v1, q, sums[1]),
-                    Vector512.FusedMultiplyAdd(v2, q, sums[2]), Vector512.FusedMultiplyAdd(v3, q, sums[3])).Store(weights);
-            }
+            Lanes.Sum4(a0, a1, a2, a3).Store(weights);
+            Lanes.Sum4(b0, b1, b2, b3).Store(weights + SegmentRows);
+            Lanes.Sum4(c0, c1, c2, c3).Store(weights + 2 * SegmentRows);
+            Lanes.Sum4(d0, d1, d2, d3).Store(weights + 3 * SegmentRows);
         }
 
         /// <summary>Turns raw scores into exp(scaled score - max); returns their sum. The row of scores has room for whole vectors.</summary>
@@ -336,23 +306,13 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
             return Lanes.Sum(sum);
         }
 
-        /// <summary>
-        /// a[h, d] = sum over r of weights[h, r] * row_r[d], into the partial results. The rows of a chunk go to tiles first, [channels / 64][row][64],
-        /// filled up with zeros to whole vectors: rows lie far apart and their width is often a power of two, so that, read where they are, they
-        /// would fall on a few sets of the first-level cache.
-        /// </summary>
-        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private readonly void Weigh(int t, int segment, int head, int heads, byte** rows, int count, float* weights, float* tile)
+        /// <summary>a[h, d] = sum over r of weights[h, r] * row_r[d], into the partial results.</summary>
+        private readonly void Weigh(int t, int segment, int head, int heads, float* tiles, int count, float* weights)
         {
-            var dropped = tile + ChunkRows * TilesWidth;
-            for (var first = 0; first < count; first += ChunkRows)
+            var dropped = tiles + (long)SegmentRows * TilesWidth;
+            for (var first = 0; first < count; first += ChunkRows, tiles += ChunkRows * TilesWidth)
             {
                 var chunk = Math.Min(ChunkRows, count - first);
-                for (var r = 0; r < chunk; r++)
-                {
-                    if (first + r + 2 < count) Codec.Prefetch(rows[first + r + 2]);
-                    Codec.Decode(rows[first + r], tile + r * TileChannels, ChunkRows * TileChannels);
-                }
                 for (var d = 0; d < Width; d += TileChannels)
                 {
                     for (var h = 0; h < heads; h += 4)
@@ -360,7 +320,7 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
                         float* s0 = Partial(t, segment, head + h) + d, s1 = h + 1 < heads ? s0 + PartialStride : dropped;
                         float* s2 = h + 2 < heads ? s1 + PartialStride : dropped, s3 = h + 3 < heads ? s2 + PartialStride : dropped;
                         WeighTile(
-                            tile + d * ChunkRows, chunk, weights + h * SegmentRows + first, s0, s1, s2, s3,
+                            tiles + d * ChunkRows, chunk, weights + h * SegmentRows + first, s0, s1, s2, s3,
                             (Math.Min(TileChannels, Width - d) + 15) / 16, first == 0);
                     }
                 }

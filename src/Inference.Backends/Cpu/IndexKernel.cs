@@ -4,17 +4,18 @@
 // all tokens of a group. A dot product is one chain of FMAs per ChainChannels channels, the chains added in order (a block of E2M1 values has one scale,
 // so that each of their chains is exact in integers too); the sum over heads is one chain in the order of h. So a score depends on its row and its
 // token's query only; how rows and tokens are cut into pieces, and how rows are stored, changes nothing.
+// FP4 rows are never made F32: codes times two are small integers, and 32 products of two of them, summed in 16 bits, are exact; the sum times the two
+// power-of-two scales is what the chain of FMAs gives, to the bit (unless a number leaves the range of normal F32). IndexTileFp4.cs.
 // Tokens that see no more than TopK rows select them all and score nothing. Scores of a batch of tokens are held at once, at most ScoresMax.
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
-using System.Runtime.Intrinsics.X86;
 using Inference.Backends.Operators;
 
 namespace Inference.Backends.Cpu;
 
 internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
 {
-    private const int TileRows = 32;
+    private const int TileRows = RowTile.Rows;
     private const int PieceRows = 512;
     private const int ChainChannels = RowFormat.Fp4Block;
     private const int GroupTokens = 8;
@@ -164,81 +165,57 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
                 var query = Queries + t * QueriesStride + (long)h * Width;
                 table.Apply(query + Width - 2 * Pairs);
                 GridRounding.Round(query, Width, 2 * Pairs, Rounding);
+                if (Codec.IsFp4) IndexTileFp4.PackQuery(query, Width, Codec);
             }
         }
 
         private readonly void ScorePiece(in Group group, int first, float* scratch)
         {
             var end = Math.Min(first + PieceRows, group.Visible);
+            var rows = stackalloc byte*[TileRows];
             for (var row = first; row < end; row += TileRows)
             {
-                var count = Math.Min(TileRows, end - row);
-                Transpose(Sequence[group.First], row, count, scratch, scratch + TileRows * Width);
-                for (var i = 0; i < group.Count; i++)
-                    ScoreTile(group.First + i, scratch, Scores + (long)(group.First + i - Batch) * ScoresStride + row);
+                FindRows(Sequence[group.First], row, Math.Min(TileRows, end - row), rows);
+                var scores = Scores + (long)(group.First - Batch) * ScoresStride + row;
+                if (Codec.IsFp4)
+                {
+                    var tile = new IndexTileFp4(scratch, Width);
+                    tile.Fill(rows);
+                    for (var i = 0; i < group.Count; i++, scores += ScoresStride)
+                        tile.Score((byte*)Query(group.First + i), Heads, HeadWeights + (group.First + i) * HeadWeightsStride, Scale, scores);
+                    continue;
+                }
+                Transpose(rows, scratch, scratch + TileRows * Width);
+                for (var i = 0; i < group.Count; i++, scores += ScoresStride)
+                    ScoreTile(group.First + i, scratch, scores);
             }
         }
 
-        /// <summary>tile[d, r] = element d of row first + r; rows that are not there are zero.</summary>
-        /// <param name="decoded">Room for the rows of a tile.</param>
-        private readonly void Transpose(int sequence, int first, int count, float* tile, float* decoded)
+        private readonly float* Query(int t) => Queries + t * QueriesStride;
+
+        /// <summary>Addresses of a tile's rows; those behind the last repeat the first, and their scores are not looked at.</summary>
+        private readonly void FindRows(int sequence, int first, int count, byte** rows)
         {
-            if (count < TileRows) new Span<float>(tile, TileRows * Width).Clear();
-            var rows = stackalloc float*[TileRows];
             for (var r = 0; r < count;)
             {
                 var row = Rows.Row(sequence, first + r, out var contiguous);
                 for (var last = Math.Min(count, r + contiguous); r < last; r++, row += Rows.RowBytes)
-                {
-                    rows[r] = Codec.IsF32 ? (float*)row : decoded + (long)r * WidthPadded;
-                    if (!Codec.IsF32) Codec.Decode(row, rows[r], RowCodec.Block);
-                }
+                    rows[r] = row;
             }
-            var done = 0;
-            for (; done + 16 <= count && Avx512F.IsSupported; done += 16)
-                TransposeSixteen(rows + done, Width, tile + done);
-            for (; done < count; done++)
-            {
-                for (var d = 0; d < Width; d++)
-                    tile[d * TileRows + done] = rows[done][d];
-            }
+            for (var r = count; r < TileRows; r++)
+                rows[r] = rows[0];
         }
 
-        /// <summary>Sixteen rows into sixteen columns of the tile: squares of 16 x 16, by exchanging halves of growing size.</summary>
-        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private static void TransposeSixteen(float** rows, int width, float* tile)
+        /// <summary>tile[d, r] = element d of row r.</summary>
+        /// <param name="decoded">Room for the rows of a tile.</param>
+        private readonly void Transpose(byte** rows, float* tile, float* decoded)
         {
-            var square = stackalloc Vector512<float>[16];
-            var d = 0;
-            for (; d + 16 <= width; d += 16, tile += 16 * TileRows)
+            for (var r = 0; r < TileRows && !Codec.IsF32; r++, decoded += WidthPadded)
             {
-                // Squares of 4 x 4 within each quarter of four rows, then the quarters.
-                for (var r = 0; r < 4; r++)
-                {
-                    Vector512<float> a = Vector512.Load(rows[4 * r] + d), b = Vector512.Load(rows[4 * r + 1] + d), c = Vector512.Load(rows[4 * r + 2] + d), e = Vector512.Load(rows[4 * r + 3] + d);
-                    Vector512<double> ab = Avx512F.UnpackLow(a, b).AsDouble(), ce = Avx512F.UnpackLow(c, e).AsDouble();
-                    Vector512<double> ab2 = Avx512F.UnpackHigh(a, b).AsDouble(), ce2 = Avx512F.UnpackHigh(c, e).AsDouble();
-                    square[r] = Avx512F.UnpackLow(ab, ce).AsSingle(); // columns 0, 4, 8, 12 of the four rows
-                    square[4 + r] = Avx512F.UnpackHigh(ab, ce).AsSingle(); // columns 1, 5, 9, 13
-                    square[8 + r] = Avx512F.UnpackLow(ab2, ce2).AsSingle();
-                    square[12 + r] = Avx512F.UnpackHigh(ab2, ce2).AsSingle();
-                }
-                for (var c = 0; c < 4; c++)
-                {
-                    var s = square + 4 * c;
-                    Vector512<float> low01 = Avx512F.Shuffle4x128(s[0], s[1], 0b01_00_01_00), high01 = Avx512F.Shuffle4x128(s[0], s[1], 0b11_10_11_10);
-                    Vector512<float> low23 = Avx512F.Shuffle4x128(s[2], s[3], 0b01_00_01_00), high23 = Avx512F.Shuffle4x128(s[2], s[3], 0b11_10_11_10);
-                    Avx512F.Shuffle4x128(low01, low23, 0b10_00_10_00).Store(tile + c * TileRows);
-                    Avx512F.Shuffle4x128(low01, low23, 0b11_01_11_01).Store(tile + (4 + c) * TileRows);
-                    Avx512F.Shuffle4x128(high01, high23, 0b10_00_10_00).Store(tile + (8 + c) * TileRows);
-                    Avx512F.Shuffle4x128(high01, high23, 0b11_01_11_01).Store(tile + (12 + c) * TileRows);
-                }
+                Codec.Decode(rows[r], decoded, RowCodec.Block);
+                rows[r] = (byte*)decoded;
             }
-            for (; d < width; d++, tile += TileRows)
-            {
-                for (var r = 0; r < 16; r++)
-                    tile[r] = rows[r][d];
-            }
+            RowTile.Transpose((float**)rows, Width, tile);
         }
 
         /// <summary>Scores of thirty-two rows for one token.</summary>
@@ -282,10 +259,10 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
                     d0 += h0;
                     d1 += h1;
                 }
-                Add(weights[h], a0, a1, ref low, ref high);
-                Add(weights[h + 1], b0, b1, ref low, ref high);
-                Add(weights[h + 2], c0, c1, ref low, ref high);
-                Add(weights[h + 3], d0, d1, ref low, ref high);
+                RowTile.AddHead(weights[h] * Scale, a0, a1, ref low, ref high);
+                RowTile.AddHead(weights[h + 1] * Scale, b0, b1, ref low, ref high);
+                RowTile.AddHead(weights[h + 2] * Scale, c0, c1, ref low, ref high);
+                RowTile.AddHead(weights[h + 3] * Scale, d0, d1, ref low, ref high);
             }
             for (; h < Heads; h++, query += Width)
             {
@@ -304,18 +281,10 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
                     a0 += e0;
                     a1 += e1;
                 }
-                Add(weights[h], a0, a1, ref low, ref high);
+                RowTile.AddHead(weights[h] * Scale, a0, a1, ref low, ref high);
             }
             low.Store(scores);
             high.Store(scores + 16);
-        }
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private readonly void Add(float headWeight, Vector512<float> a, Vector512<float> b, ref Vector512<float> low, ref Vector512<float> high)
-        {
-            var weight = Vector512.Create(headWeight * Scale);
-            low = Vector512.FusedMultiplyAdd(weight, Vector512.Max(a, Vector512<float>.Zero), low);
-            high = Vector512.FusedMultiplyAdd(weight, Vector512.Max(b, Vector512<float>.Zero), high);
         }
 
         private readonly void Choose(int t, int* histogram)

@@ -21,6 +21,8 @@ internal readonly unsafe struct RowCodec(RowFormat format)
 
     public bool IsF32 => _encoding == RowEncoding.F32;
 
+    public bool IsFp4 => _encoding == RowEncoding.Fp4;
+
     /// <summary>Brings a row that will be decoded soon into the cache.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Prefetch(byte* stored)
