@@ -37,6 +37,18 @@ internal static class KvExtentFormat
     /// <summary>Where a part of the payload begins.</summary>
     public static long PartOffset(KvExtentHeader header, KvLayout layout, int part) => HeaderBytes(header) + part * layout.BlockBytes;
 
+    /// <summary>
+    /// What to read for some parts of the payload: whole units of <see cref="Alignment"/>, so that a disk can put them into memory without a
+    /// copy of its own; the parts begin after <c>Skip</c> bytes of it and have <c>Bytes</c>. The last unit may reach beyond the file.
+    /// </summary>
+    public static (long Offset, int Length, int Skip, int Bytes) Reach(KvExtentHeader header, KvLayout layout, int part, int partCount)
+    {
+        long from = PartOffset(header, layout, part), bytes = 0;
+        for (int i = part; i < part + partCount; i++) bytes += header.PartBytes(layout, i);
+        long first = from / Alignment * Alignment, end = (from + bytes + Alignment - 1) / Alignment * Alignment;
+        return (first, checked((int)(end - first)), (int)(from - first), (int)bytes);
+    }
+
     public static UInt128 Checksum(ReadOnlySpan<byte> part) => XxHash128.HashToUInt128(part);
 
     public static byte[] Encode(ulong id, KvExtentHeader header, UInt128[] checksums, KvLayout layout)

@@ -57,14 +57,16 @@ internal sealed class KvRead : IDisposable
     internal int InFlight { get; set; }
     internal long BytesHeld { get; set; }
 
-    // What one disk operation reads: consecutive parts of one extent.
-    internal sealed class Piece(int index, KvExtent extent, int part, int partCount, long bytes)
+    // What one disk operation reads: consecutive parts of one extent, Bytes in all. The buffer holds them after Skip bytes.
+    internal sealed class Piece(int index, KvExtent extent, int part, int partCount, int bufferBytes, int skip, int bytes)
     {
         public int Index { get; } = index;
         public KvExtent Extent { get; } = extent;
         public int Part { get; } = part;
         public int PartCount { get; } = partCount;
-        public long Bytes { get; } = bytes;
+        public int BufferBytes { get; } = bufferBytes;
+        public int Skip { get; } = skip;
+        public int Bytes { get; } = bytes;
         public StagingMemory.Buffer? Buffer { get; set; }
         public bool Ready { get; set; }
     }

@@ -112,10 +112,10 @@ internal sealed class KvStore : IDisposable
         try
         {
             using var file = _disk.OpenRead(name);
-            int have = ReadFully(file, buffer.AsSpan(0, (int)Math.Min(buffer.Length, length)), 0);
+            int have = ReadFully(file, buffer, 0, (int)Math.Min(buffer.Length, length));
             if (KvExtentFormat.Measure(buffer.AsSpan(0, have), length, out why) is not { } header) return null;
             if (header > buffer.Length) Array.Resize(ref buffer, header);
-            if (header > have) have += ReadFully(file, buffer.AsSpan(have, header - have), have);
+            if (header > have) have += ReadFully(file, buffer.AsSpan(have, header - have), have, header - have);
             why = KvDrop.Torn;
             return have < header ? null : KvExtentFormat.Decode(buffer.AsSpan(0, header), id, Layout, out why);
         }
@@ -248,16 +248,19 @@ internal sealed class KvStore : IDisposable
     /// Reads consecutive parts of an extent's payload (blocks, then the snapshot) and verifies them. Null if they are what was written;
     /// otherwise why not, and nothing in <paramref name="into"/> may be used.
     /// </summary>
+    /// <param name="into">As long as <see cref="KvExtentFormat.Reach"/> says, and with the parts where it says; fastest where its memory is aligned.</param>
     /// <exception cref="IOException">The disk reports an error, or the extent was dropped meanwhile.</exception>
     public KvDrop? Read(KvExtent extent, int part, int partCount, Span<byte> into)
     {
+        var (offset, length, skip, bytes) = KvExtentFormat.Reach(extent.Header, Layout, part, partCount);
         using (var file = _disk.OpenRead(Name(extent.Id, Published)))
-            if (ReadFully(file, into, KvExtentFormat.PartOffset(extent.Header, Layout, part)) < into.Length) return KvDrop.Torn;
+            if (ReadFully(file, into[..length], offset, skip + bytes) < skip + bytes) return KvDrop.Torn;
+        into = into[skip..];
         for (int i = part; i < part + partCount; i++)
         {
-            int bytes = (int)extent.Header.PartBytes(Layout, i);
-            if (KvExtentFormat.Checksum(into[..bytes]) != extent.Checksums[i]) return KvDrop.Flipped;
-            into = into[bytes..];
+            int partBytes = (int)extent.Header.PartBytes(Layout, i);
+            if (KvExtentFormat.Checksum(into[..partBytes]) != extent.Checksums[i]) return KvDrop.Flipped;
+            into = into[partBytes..];
         }
         return null;
     }
@@ -546,10 +549,11 @@ internal sealed class KvStore : IDisposable
 
     // ---- files ----
 
-    private static int ReadFully(IDiskFile file, Span<byte> into, long offset)
+    // Until it has enough; the span may reach beyond the file.
+    private static int ReadFully(IDiskFile file, Span<byte> into, long offset, int enough)
     {
         int read = 0;
-        while (read < into.Length && file.ReadAt(into[read..], offset + read) is var n and > 0) read += n;
+        while (read < enough && file.ReadAt(into[read..], offset + read) is var n and > 0) read += n;
         return read;
     }
 

@@ -85,7 +85,8 @@ internal sealed class KvTier : IDisposable
     public KvTier(KvStore store, KvTierOptions options, Action wake, TimeProvider time, ILogger log)
     {
         var layout = store.Layout;
-        long piece = StagingMemory.Capacity(Math.Max(Math.Max(layout.BlockBytes, layout.SnapshotBytesMax), options.PieceBytes));
+        // A piece reaches into the aligned units at its ends.
+        long piece = StagingMemory.Capacity(Math.Max(Math.Max(layout.BlockBytes, layout.SnapshotBytesMax), options.PieceBytes)) + KvExtentFormat.Alignment;
         long extent = StagingMemory.Capacity(layout.BlockBytes + layout.SnapshotBytesMax);
         if (options.ReadStagingBytes < piece)
             throw new ArgumentException($"{options.ReadStagingBytes} bytes to read ahead hold no whole piece; {piece} are needed.");
@@ -316,7 +317,8 @@ internal sealed class KvTier : IDisposable
                 int first = part;
                 long bytes = header.PartBytes(Layout, part++);
                 while (part < end && bytes + header.PartBytes(Layout, part) <= _options.PieceBytes) bytes += header.PartBytes(Layout, part++);
-                pieces.Add(new KvRead.Piece(pieces.Count, range.Extent, first, part - first, bytes));
+                var reach = KvExtentFormat.Reach(header, Layout, first, part - first);
+                pieces.Add(new KvRead.Piece(pieces.Count, range.Extent, first, part - first, reach.Length, reach.Skip, reach.Bytes));
             }
         }
         return pieces;
@@ -358,8 +360,8 @@ internal sealed class KvTier : IDisposable
             var candidate = _reads[at];
             if (candidate.State != KvReadState.Reading || candidate.Next == candidate.Pieces.Count) continue;
             var next = candidate.Pieces[candidate.Next];
-            if (candidate.BytesHeld > 0 && candidate.BytesHeld + next.Bytes > _options.ReadStagingBytes / reading) continue;
-            next.Buffer = _readStaging.TryRent(next.Bytes);
+            if (candidate.BytesHeld > 0 && candidate.BytesHeld + next.BufferBytes > _options.ReadStagingBytes / reading) continue;
+            next.Buffer = _readStaging.TryRent(next.BufferBytes);
             if (next.Buffer is null) continue;
             candidate.BytesHeld += next.Buffer.Capacity;
             candidate.Next++;
@@ -413,7 +415,7 @@ internal sealed class KvTier : IDisposable
             var header = piece.Extent.Header;
             int index = piece.Part + read.Taken++;
             int bytes = (int)header.PartBytes(Layout, index);
-            part = new KvPart(index == header.Names.Length, header.FirstBlock + index, piece.Buffer!.Span.Slice(read.TakenBytes, bytes));
+            part = new KvPart(index == header.Names.Length, header.FirstBlock + index, piece.Buffer!.Span.Slice(piece.Skip + read.TakenBytes, bytes));
             read.TakenBytes += bytes;
             return true;
         }

@@ -55,11 +55,11 @@ internal static class KvExtents
         return payload;
     }
 
-    public static void Fill(KvExtentHeader header, Span<byte> payload)
+    public static void Fill(KvExtentHeader header, Span<byte> payload, KvLayout? layout = null)
     {
         for (int i = 0; i < header.PartCount; i++)
         {
-            int bytes = (int)header.PartBytes(Layout, i);
+            int bytes = (int)header.PartBytes(layout ?? Layout, i);
             Generate(header, i, payload[..bytes]);
             payload = payload[bytes..];
         }
@@ -83,24 +83,27 @@ internal static class KvExtents
     /// <summary>Whether a part is what <see cref="Fill"/> wrote.</summary>
     public static bool Agrees(KvExtentHeader header, int part, ReadOnlySpan<byte> bytes)
     {
-        Span<byte> expected = stackalloc byte[(int)header.PartBytes(Layout, part)];
+        var expected = new byte[bytes.Length];
         Generate(header, part, expected);
         return bytes.SequenceEqual(expected);
     }
 
     /// <summary>Checks names against tokens, and every byte that the store gives for the extent; false if the store itself says that it may not be used.</summary>
-    public static bool Check(KvStore store, KvExtent extent)
+    public static bool Check(KvStore store, KvExtent extent, KvLayout? layout = null)
     {
+        layout ??= Layout;
         var header = extent.Header;
         for (int i = 0; i < header.Names.Length; i++)
             Assert.Equal((i == 0 ? header.Parent : header.Names[i - 1]).Then(header.Tokens.AsSpan(i * Block, Block)), header.Names[i]);
-        Span<byte> payload = stackalloc byte[(int)header.PayloadBytes(Layout)];
+        var (_, length, skip, bytes) = KvExtentFormat.Reach(header, layout, 0, header.PartCount);
+        Span<byte> payload = new byte[length];
         if (store.Read(extent, 0, header.PartCount, payload) is not null) return false;
+        payload = payload.Slice(skip, bytes);
         for (int i = 0; i < header.PartCount; i++)
         {
-            int bytes = (int)header.PartBytes(Layout, i);
-            Assert.True(Agrees(header, i, payload[..bytes]), $"part {i} of extent {extent.Id} is not what was written");
-            payload = payload[bytes..];
+            int partBytes = (int)header.PartBytes(layout, i);
+            Assert.True(Agrees(header, i, payload[..partBytes]), $"part {i} of extent {extent.Id} is not what was written");
+            payload = payload[partBytes..];
         }
         return true;
     }
