@@ -136,6 +136,9 @@ public sealed record KvDiskOptions(string Folder, long BytesMax)
     internal Func<string, Func<string, bool>, IDisk> Open { get; init; } = static (folder, isOurs) =>
         OperatingSystem.IsLinux() ? FolderDisk.Open(folder, isOurs) : throw new KvFolderException("KV state on disk needs Linux; leave the folder for it unset.");
 
+    /// <summary>Tokens that the disk must have beyond memory for a prefix to be read from there; null = a block.</summary>
+    internal int? WorthTokens { get; init; }
+
     /// <summary>False: whoever steps the engine by hand runs the disk too.</summary>
     internal bool Threads { get; init; } = true;
 }

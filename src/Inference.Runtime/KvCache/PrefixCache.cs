@@ -109,7 +109,8 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         foreach (int point in _points)
         {
             if (!Advance(table, path, tokens, point / BlockTokens)) return;
-            Take(table, path.Node!, tokens, point);
+            var snapshot = Take(table, path.Node!, tokens, point);
+            if (snapshot is not null && SnapshotPoints.OutlivesMemory(point, promptLength, path.Boundaries)) Tier?.Write(snapshot);
         }
         Advance(table, path, tokens, to / BlockTokens);
 

@@ -43,6 +43,9 @@ internal sealed class PrefixTier : IDisposable
         if (threads) _tier.Start();
     }
 
+    /// <summary>Tokens that a chain must have beyond what memory has to be worth reading.</summary>
+    public int WorthTokens { get; set; } = KvStateSpec.BlockTokens;
+
     /// <summary>How states of these kinds lie on the disk.</summary>
     public static KvLayout LayoutOf(IReadOnlyList<KvStateSpec> specs, ReadOnlyMemory<byte> fingerprint)
     {
@@ -74,8 +77,14 @@ internal sealed class PrefixTier : IDisposable
     /// <summary>This snapshot is worth a place on the disk: it is written as time and staging memory allow, unless it is given up before.</summary>
     public void Write(PrefixCache.Snapshot snapshot)
     {
-        if (snapshot.Offered || OnDisk(snapshot)) return;
-        if (_offers.Count == OffersMax) Withdraw(_offers.First!);
+        if (snapshot.Offered || snapshot.Length < WorthTokens || OnDisk(snapshot)) return;
+        if (_offers.Count >= OffersMax)
+        {
+            var oldest = _offers.First;
+            while (oldest is { Value.Saved: not null }) oldest = oldest.Next;
+            if (oldest is null) return;
+            Withdraw(oldest);
+        }
         snapshot.Offered = true;
         _offers.AddLast(new Offer(snapshot));
     }

@@ -7,7 +7,7 @@ namespace Inference.Runtime.KvCache;
 /// </summary>
 internal static class SnapshotPoints
 {
-    private const int Block = KvStateSpec.BlockTokens;
+    private const int Block = KvStateSpec.BlockTokens, LongSpacing = 4096;
 
     /// <summary>Adds the points in (from, to], ascending but for the last two.</summary>
     public static void Between(int from, int to, int promptLength, List<int> points)
@@ -23,5 +23,12 @@ internal static class SnapshotPoints
         }
     }
 
-    private static int Spacing(int length) => length <= 4096 ? Block : length <= 16384 ? 1024 : 4096;
+    /// <summary>
+    /// Whether a snapshot goes to disk, if there is one, when it is taken: one token before the end of the prompt, where messages begin, and now and
+    /// then on the way of a long prompt. (The end of an answer does too.) The others serve edits while they are in memory.
+    /// </summary>
+    public static bool OutlivesMemory(int length, int promptLength, IReadOnlyList<int> boundaries) =>
+        length == promptLength - 1 || length % LongSpacing == 0 || boundaries.Contains(length);
+
+    private static int Spacing(int length) => length <= 4096 ? Block : length <= 16384 ? 1024 : LongSpacing;
 }

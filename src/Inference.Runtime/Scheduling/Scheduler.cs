@@ -234,12 +234,12 @@ internal sealed class Scheduler
         return false;
     }
 
-    // A longer prefix than memory has, by a block at least, that was not tried yet.
+    // A prefix that is worth reading and was not tried yet.
     private KvChain? OnDisk(Sequence sequence, PrefixCache.Snapshot? hit)
     {
         if (_cache.Prefixes?.Tier is not { } tier || sequence.Prefix!.Restore is not null) return null;
         var chain = tier.Find(sequence.Prefix, sequence.AllTokens, sequence.Length - 1);
-        return chain is not null && chain.Length >= (hit?.Length ?? 0) + _cache.Prefixes.BlockTokens ? chain : null;
+        return chain is not null && chain.Length >= (hit?.Length ?? 0) + tier.WorthTokens ? chain : null;
     }
 
     private Sequence? FirstEligible()

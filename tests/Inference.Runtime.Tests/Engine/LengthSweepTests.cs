@@ -64,6 +64,18 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
         Report("resumed at a block, before the last token, at an edit, beside an edit");
     }
 
+    [Fact(SkipUnless = nameof(HasDisk), Skip = "State on disk needs Linux.")]
+    public async Task Every_length_has_the_same_answer_from_a_session_that_was_forked_saved_and_restored_after_a_restart()
+    {
+        using var forPlain = TestModels.Load(RepositoryPaths.Pebble, "cpu");
+        using var loaded = TestModels.Load(RepositoryPaths.Pebble, "cpu");
+        await using var plain = await Open(forPlain, prefixes: 0, stepTokens: 512);
+        foreach (int[] run in Runs) await SaveAndRestore(loaded, plain, run);
+        Report("of a fork, beside a fork, and of a session restored after a restart");
+    }
+
+    public static bool HasDisk => OperatingSystem.IsLinux();
+
     // ---- logits, by chunks ----
 
     /// <summary>What a whole prefill and decoding give: the tokens decoded, and logits at the last position of the prompt and at theirs.</summary>
@@ -182,6 +194,53 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
         }
     }
 
+    // A session of each length, computed and saved; two that fork from it go on at once, with what follows and with something else. After a
+    // restart it goes on from disk.
+    private async Task SaveAndRestore(LoadedModel loaded, InferenceEngine plain, int[] run)
+    {
+        using var folder = new TemporaryFolder();
+        var expected = new Dictionary<int, (string[] Bits, string[] Other)>();
+        await using (var engine = await Open(loaded, prefixes: 512, stepTokens: 64, folder.Path))
+        {
+            using var sessions = new KvSessions(engine, TimeProvider.System);
+            foreach (int length in run)
+            {
+                var (next, other) = (Tokens[..(length + 1)], (int[])[.. Tokens[..length], Edited[length]]);
+                expected.Add(length, ((await Ask(plain, "", next)).Bits, (await Ask(plain, "", other)).Bits));
+                string id = length.ToString(CultureInfo.InvariantCulture);
+                sessions.Create("", id);
+                await sessions.AppendAsync("", id, Tokens[..length], Request("", [], 0), TestContext.Current.CancellationToken);
+                sessions.Fork("", id, $"{id}a");
+                var answers = await Task.WhenAll(Ask(engine, "", next), Ask(engine, "", other));
+                Compare(expected[length].Bits, answers[0].Bits, $"length {length}, of a fork");
+                Compare(expected[length].Other, answers[1].Bits, $"length {length}, beside a fork");
+                var saved = await sessions.SaveAsync("", id, Request("", [], 0), TestContext.Current.CancellationToken);
+                Assert.Equal((length, length), (saved.SavedTokens, saved.DiskTokens));
+            }
+        }
+        await using (var engine = await Open(loaded, prefixes: 512, stepTokens: 64, folder.Path))
+        {
+            using var sessions = new KvSessions(engine, TimeProvider.System);
+            Assert.Equal(run.Length, (await sessions.ListAsync("")).Count);
+            // Longest first: each finds its own state on disk only, for what is in memory is longer.
+            foreach (int length in run.Reverse())
+            {
+                var (bits, cached) = await Ask(engine, "", Tokens[..(length + 1)]);
+                if (cached != length) _differences.Add($"length {length}, restored: resumed at {cached}");
+                Compare(expected[length].Bits, bits, $"length {length}, restored");
+                Compare(expected[length].Other, (await Ask(engine, "", [.. Tokens[..length], Edited[length]])).Bits, $"length {length}, restored, going on otherwise");
+            }
+            Assert.True(engine.Stats.Disk!.ReadsDone >= run.Length / 2, $"{engine.Stats.Disk}");
+        }
+    }
+
+    private void Compare(string[] expected, string[] actual, string what)
+    {
+        _compared++;
+        for (int t = 0; t < expected.Length; t++)
+            if (actual[t] != expected[t]) _differences.Add($"{what}, token {t}: {actual[t]} instead of {expected[t]}");
+    }
+
     private async Task CheckEdited(InferenceEngine plain, InferenceEngine keeping, string tenant, int length, int edit)
     {
         int[] prompt = [.. Tokens[..edit], .. Edited[edit..length]];
@@ -197,11 +256,12 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
             if (bits[t] != expected[t]) _differences.Add($"length {prompt.Length}, {how}, resumed at {cached}, token {t}: {bits[t]} instead of {expected[t]}");
     }
 
-    private static async Task<InferenceEngine> Open(LoadedModel loaded, int prefixes, int stepTokens)
+    private static async Task<InferenceEngine> Open(LoadedModel loaded, int prefixes, int stepTokens, string? disk = null)
     {
         var options = new EngineOptions
         {
-            SequencesMax = 1,
+            SequencesMax = disk is null ? 1 : 2,
+            Disk = disk is null ? null : new(disk, 1L << 32) { WorthTokens = 1 },
             StepTokensMax = stepTokens,
             KvCapacityTokens = prefixes == 0 ? 2048 : 256 * 1024,
             ContextMax = 2048,
@@ -217,15 +277,7 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
     // Waits for the end, so that what the next one finds does not depend on time.
     private static async Task<(string[] Bits, int Cached)> Ask(InferenceEngine engine, string tenant, int[] prompt)
     {
-        var handle = engine.Submit(new GenerationRequest
-        {
-            RequestId = prompt.Length.ToString(CultureInfo.InvariantCulture),
-            PromptTokenIds = prompt,
-            OutputTokensMax = Decoded + 1,
-            TopLogprobs = TopLogprobs,
-            Tenant = tenant,
-            Sampling = SamplingParams.Greedy,
-        });
+        var handle = engine.Submit(Request(tenant, prompt, Decoded + 1));
         var bits = new List<string>();
         int cached = -1, drawn = 0;
         await foreach (var e in handle.Events.ReadAllAsync(TestContext.Current.CancellationToken))
@@ -244,6 +296,16 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
         Assert.Equal(Decoded + 1, drawn);
         return ([.. bits], cached);
     }
+
+    private static GenerationRequest Request(string tenant, int[] prompt, int outputTokens) => new()
+    {
+        RequestId = prompt.Length.ToString(CultureInfo.InvariantCulture),
+        PromptTokenIds = prompt,
+        OutputTokensMax = outputTokens,
+        TopLogprobs = TopLogprobs,
+        Tenant = tenant,
+        Sampling = SamplingParams.Greedy,
+    };
 
     private void Report(string schedules)
     {
