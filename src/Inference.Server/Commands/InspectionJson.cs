@@ -16,6 +16,7 @@ internal static class InspectionJson
             w.WriteString("folder", inspection.Folder);
             Config(w, inspection.Config);
             Weights(w, inspection);
+            w.WriteString("kv_format", inspection.Config is null ? null : KvRowFormats.Names[inspection.Format]);
             KvStates(w, inspection.KvStates);
             Memory(w, inspection, contexts);
             if (inspection.Tokenizer is { } tokenizer) w.WriteNumber("tokenizer_size", tokenizer.VocabSize);
@@ -90,6 +91,7 @@ internal static class InspectionJson
             w.WriteString("name", s.Name);
             w.WriteNumber("layers", s.LayerCount);
             w.WriteNumber("row_width", s.Row.Width);
+            w.WriteNumber("row_bytes", s.Row.Bytes);
             w.WriteNumber("tokens_per_row", s.Ratio);
             w.WriteString("retention", s.Retention.ToString().ToLowerInvariant());
             if (s.Retention != KvRetention.All) w.WriteNumber("retention_tokens", s.RetentionTokens);
@@ -107,11 +109,31 @@ internal static class InspectionJson
         {
             w.WriteStartObject();
             w.WriteNumber("context", context);
-            w.WriteNumber("kv_bytes", inspection.KvBytes(context));
-            if (inspection.Summary is { } summary) w.WriteNumber("total_bytes", summary.ByteLength + inspection.KvBytes(context));
+            long total = Bytes(w, inspection.KvStates, context);
+            if (inspection.Summary is { } summary) w.WriteNumber("total_bytes", summary.ByteLength + total);
+            w.WriteStartObject("kinds");
+            foreach (var s in inspection.KvStates) w.WriteNumber(s.Name, ModelInspection.BytesOf(s, context));
+            w.WriteEndObject();
+            w.WriteStartObject("formats");
+            foreach (var format in inspection.Formats)
+            {
+                w.WriteStartObject(KvRowFormats.Names[format]);
+                Bytes(w, inspection.KvStatesIn(format), context);
+                w.WriteEndObject();
+            }
+            w.WriteEndObject();
             w.WriteEndObject();
         }
         w.WriteEndArray();
+    }
+
+    private static long Bytes(Utf8JsonWriter w, IReadOnlyList<KvStateSpec> states, int context)
+    {
+        var (rows, constant) = ModelInspection.KvBytes(states, context);
+        w.WriteNumber("rows_bytes", rows);
+        w.WriteNumber("constant_bytes", constant);
+        w.WriteNumber("kv_bytes", rows + constant);
+        return rows + constant;
     }
 
     private static void Strings(Utf8JsonWriter w, string name, IEnumerable<string> values)

@@ -14,8 +14,10 @@ internal static class InspectionTables
         terminal.Write(Model(inspection));
         terminal.WriteLine();
         if (inspection.Summary is { } summary) terminal.Show("Weights as stored", Storage(summary));
-        terminal.Show("State of a sequence", States(inspection.KvStates));
-        terminal.Show("Memory of one sequence", Memory(inspection, contexts));
+        string format = KvRowFormats.Names[inspection.Format];
+        terminal.Show($"State of a sequence, rows stored as {format}", States(inspection.KvStates, contexts[^1]));
+        terminal.Show($"Memory of one sequence, rows stored as {format}", Memory(inspection, contexts));
+        terminal.Show($"Memory of {Units.Whole(contexts[^1])} tokens by format (--kv-format)", Formats(inspection, contexts[^1]));
     }
 
     private static Grid Model(ModelInspection inspection)
@@ -60,29 +62,48 @@ internal static class InspectionTables
         return table.AddRow("all", Units.Whole(summary.TensorCount), Units.Bytes(summary.ByteLength), "");
     }
 
-    private static Table States(IReadOnlyList<KvStateSpec> states)
+    private static Table States(IReadOnlyList<KvStateSpec> states, int context)
     {
-        var table = Tables.New(Tables.Text("kind"), Tables.Number("layers"), Tables.Number("row"), Tables.Number("tokens per row"),
-            Tables.Text("kept"), Tables.Number("memory"));
+        var table = Tables.New(Tables.Text("kind"), Tables.Number("layers"), Tables.Number("row"), Tables.Number("bytes"), Tables.Number("tokens per row"),
+            Tables.Text("kept"), Tables.Number("memory"), Tables.Number($"at {Units.Whole(context)}"));
         foreach (var s in states)
         {
             double perToken = (double)s.PageBytes / s.PageTokens;
-            table.AddRow(s.Name, $"{s.LayerCount}", Units.Whole(s.Row.Width), $"{s.Ratio}", s.Retention switch
+            table.AddRow(s.Name, $"{s.LayerCount}", Units.Whole(s.Row.Width), Units.Whole(s.Row.Bytes), $"{s.Ratio}", s.Retention switch
             {
                 KvRetention.All => "all rows",
                 KvRetention.Window => $"last {Units.Whole(s.RetentionTokens)} tokens",
                 _ => $"unfinished {Units.Whole(s.RetentionTokens)} tokens" + (s.ChunksBefore > 0 ? $" and {s.ChunksBefore} chunk before" : ""),
-            }, s.Retention == KvRetention.All ? $"{Units.Digits(perToken)} B per token" : Units.Bytes(s.PageBytes * s.PagesHeld(1 << 20, (1 << 20) + 1)));
+            }, s.Retention == KvRetention.All ? $"{Units.Digits(perToken)} B per token" : "constant", Units.Bytes(ModelInspection.BytesOf(s, context)));
         }
         return table;
     }
 
     private static Table Memory(ModelInspection inspection, int[] contexts)
     {
-        var table = Tables.New(Tables.Number("context"), Tables.Number("state"), Tables.Number("with weights"));
+        var table = Tables.New(
+            Tables.Number("context"), Tables.Number("rows"), Tables.Number("constant state"), Tables.Number("together"), Tables.Number("with weights"));
         foreach (int context in contexts)
-            table.AddRow(Units.Whole(context), Units.Bytes(inspection.KvBytes(context)),
-                inspection.Summary is { } s ? Units.Bytes(s.ByteLength + inspection.KvBytes(context)) : "");
+        {
+            var (rows, constant) = ModelInspection.KvBytes(inspection.KvStates, context);
+            table.AddRow(Units.Whole(context), Units.Bytes(rows), Units.Bytes(constant), Units.Bytes(rows + constant),
+                inspection.Summary is { } s ? Units.Bytes(s.ByteLength + rows + constant) : "");
+        }
+        return table;
+    }
+
+    private static Table Formats(ModelInspection inspection, int context)
+    {
+        var table = Tables.New(Tables.Text("format"), Tables.Number("row"), Tables.Number("index row"), Tables.Number("per token"), Tables.Number("rows"),
+            Tables.Number("constant state"), Tables.Number("together"));
+        foreach (var format in inspection.Formats)
+        {
+            var (rows, constant) = ModelInspection.KvBytes(inspection.KvStatesIn(format), context);
+            table.AddRow(KvRowFormats.Names[format], $"{DeepSeekV4KvSize.Row(inspection.Config!, format).Bytes} B",
+                $"{DeepSeekV4KvSize.IndexRow(inspection.Config!, format).Bytes} B",
+                $"{Units.Digits(DeepSeekV4KvSize.Of(inspection.Config!, format).BytesPerToken)} B", Units.Bytes(rows), Units.Bytes(constant),
+                Units.Bytes(rows + constant));
+        }
         return table;
     }
 }

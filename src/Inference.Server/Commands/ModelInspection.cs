@@ -3,6 +3,7 @@ using Inference.Runtime.Models;
 using Inference.Runtime.Tokenization;
 using Inference.Runtime.Weights;
 using Inference.Server.Hosting;
+using Inference.Server.Options;
 
 namespace Inference.Server.Commands;
 
@@ -13,8 +14,9 @@ namespace Inference.Server.Commands;
 internal sealed class ModelInspection
 {
     private readonly List<string> _problems = [];
+    private readonly KvRowFormat? _asked;
 
-    private ModelInspection(string folder) => Folder = folder;
+    private ModelInspection(string folder, KvRowFormat? asked) => (Folder, _asked) = (folder, asked);
 
     public string Folder { get; }
 
@@ -33,15 +35,31 @@ internal sealed class ModelInspection
     /// <summary>Whatever is wrong, each with its way out.</summary>
     public IReadOnlyList<string> Problems => _problems;
 
-    /// <summary>Kinds of state that a sequence keeps; empty without a config.</summary>
-    public IReadOnlyList<KvStateSpec> KvStates => Config is null ? [] : DeepSeekV4.KvStatesOf(Config, KvRowFormat.F32);
+    /// <summary>How serving would store cached rows; F32 without a config.</summary>
+    public KvRowFormat Format { get; private set; }
 
-    /// <summary>KV memory of one sequence of so many tokens, in bytes of its pages.</summary>
-    public long KvBytes(int context) => KvStates.Sum(s => s.PageBytes * s.PagesHeld(context - 1, context));
+    /// <summary>The formats that the model's widths allow.</summary>
+    public IEnumerable<KvRowFormat> Formats =>
+        KvRowFormats.Names.Keys.Where(f => Config is { CanRoundRows: true } || f is KvRowFormat.F32 or KvRowFormat.BF16);
 
-    public static ModelInspection Of(string folder)
+    /// <summary>Kinds of state that a sequence keeps, its rows stored as <see cref="Format"/>; empty without a config.</summary>
+    public IReadOnlyList<KvStateSpec> KvStates => KvStatesIn(Format);
+
+    public IReadOnlyList<KvStateSpec> KvStatesIn(KvRowFormat format) => Config is null ? [] : DeepSeekV4.KvStatesOf(Config, format);
+
+    /// <summary>Memory that one sequence of so many tokens has of a kind of state, in bytes of its pages.</summary>
+    public static long BytesOf(KvStateSpec state, int context) => state.PageBytes * state.PagesHeld(context - 1, context);
+
+    /// <summary>That of the kinds that grow with the context, and that of the others.</summary>
+    public static (long Rows, long Constant) KvBytes(IReadOnlyList<KvStateSpec> states, int context) =>
+        (states.Where(s => s.Retention == KvRetention.All).Sum(s => BytesOf(s, context)),
+            states.Where(s => s.Retention != KvRetention.All).Sum(s => BytesOf(s, context)));
+
+    /// <param name="format">How cached rows shall be stored; null = as serving would store them.</param>
+    /// <exception cref="OptionsException">The model's widths do not allow that format.</exception>
+    public static ModelInspection Of(string folder, KvRowFormat? format = null)
     {
-        var inspection = new ModelInspection(folder);
+        var inspection = new ModelInspection(folder, format);
         if (Directory.Exists(folder)) inspection.Look();
         else inspection.Try(() => ModelFolder.Open(folder));
         return inspection;
@@ -50,6 +68,7 @@ internal sealed class ModelInspection
     private void Look()
     {
         Try(() => Config = DeepSeekV4Config.Read(ModelFolder.Open(Folder)));
+        if (Config is not null) Format = ModelHost.RowFormat(_asked, Config);
         Checkpoint? checkpoint = null;
         Try(() => checkpoint = Checkpoint.Open(Folder));
         if (checkpoint is not null)

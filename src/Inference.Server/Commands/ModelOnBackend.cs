@@ -18,7 +18,7 @@ internal sealed record ModelOnBackend(string Folder, DeepSeekV4 Model, IBackend 
         try
         {
             using var progress = new LoadProgressLine();
-            return new ModelOnBackend(folder, ModelHost.LoadModel(folder, backend, asServed ? c => ModelHost.RowFormat(options, c) : null, progress, options.Dummy).Model, backend);
+            return new ModelOnBackend(folder, ModelHost.LoadModel(folder, backend, asServed ? c => ModelHost.RowFormat(options.KvFormat, c) : null, progress, options.Dummy).Model, backend);
         }
         catch
         {

@@ -47,7 +47,7 @@ internal static class ModelHost
         var backend = Backend(options);
         try
         {
-            var (model, config, weightBytes) = LoadModel(folder, backend, config => RowFormat(options, config), progress, options.Dummy);
+            var (model, config, weightBytes) = LoadModel(folder, backend, config => RowFormat(options.KvFormat, config), progress, options.Dummy);
             try
             {
                 return Serve(options, folder, defaults, tokenizer ?? DummyTokenizer.Of(config.VocabSize), ChatEncodings.For(config), backend, model, weightBytes, loggers, time);
@@ -88,14 +88,14 @@ internal static class ModelHost
 
     /// <summary>Serving computes what the model was trained to compute (family description 2.0, level P), and stores rows accordingly.</summary>
     /// <exception cref="OptionsException">A format is asked for that the model's widths do not allow.</exception>
-    internal static KvRowFormat RowFormat(ModelOptions options, DeepSeekV4Config config)
+    internal static KvRowFormat RowFormat(KvRowFormat? asked, DeepSeekV4Config config)
     {
-        if (options.KvFormat is null) return config.TrainedWithRounding && config.CanRoundRows ? KvRowFormat.Fp8WithFp4Index : KvRowFormat.F32;
-        if (options.KvFormat is KvRowFormat.Fp8WithFp4Index or KvRowFormat.Fp8WithFp8Index && !config.CanRoundRows)
+        if (asked is null) return config.TrainedWithRounding && config.CanRoundRows ? KvRowFormat.Fp8WithFp4Index : KvRowFormat.F32;
+        if (asked is KvRowFormat.Fp8WithFp4Index or KvRowFormat.Fp8WithFp8Index && !config.CanRoundRows)
             throw new OptionsException([
-                $"{Settings.KvFormat.CommandLine} {KvRowFormats.Names[options.KvFormat.Value]}: rows of {config.HeadDim} channels, {config.RopeHeadDim} of "
+                $"{Settings.KvFormat.CommandLine} {KvRowFormats.Names[asked.Value]}: rows of {config.HeadDim} channels, {config.RopeHeadDim} of "
                 + $"them rotated, and index rows of {config.IndexHeadDim} do not divide into blocks of 64 and 32; take f32, bf16 or auto"]);
-        return options.KvFormat.Value;
+        return asked.Value;
     }
 
     /// <summary>Puts a loaded model's parts together with an engine.</summary>

@@ -18,6 +18,11 @@ public sealed class LongContextTests
         new IndexCase([(2390, 13), (40, 3), (2100, 1)], heads: 5, width: 32, rotary: 16, ratio: 4, topK: 50, RowRounding.None),
         new IndexCase([(2390, 13)], heads: 9, width: 48, rotary: 16, ratio: 2, topK: 300, RowRounding.None, IndexInputs.EqualRows),
         new IndexCase([(1200, 9)], heads: 4, width: 128, rotary: 64, ratio: 1, topK: 40, RowRounding.HadamardFp4Block32),
+        new AttentionCase([(900, 6), (255, 3), (511, 2)], heads: 21, width: 86, window: 600, compressed: 4, AttentionRows.AllVisible, sink: 0.5, encoding: RowEncoding.Fp8, rotary: 22),
+        new AttentionCase([(1500, 2)], heads: 70, width: 64, window: 100, compressed: 4, AttentionRows.Selected, sink: 0.5, topK: 300, encoding: RowEncoding.BF16),
+        new IndexCase([(2390, 13), (40, 3), (2100, 1)], heads: 6, width: 32, rotary: 16, ratio: 4, topK: 50, RowRounding.HadamardFp4Block32, encoding: RowEncoding.Fp4),
+        new IndexCase([(1200, 9)], heads: 4, width: 128, rotary: 64, ratio: 1, topK: 40, RowRounding.HadamardFp4Block32, IndexInputs.EqualRows, RowEncoding.Fp4),
+        new IndexCase([(1200, 9)], heads: 1, width: 64, rotary: 64, ratio: 1, topK: 40, RowRounding.HadamardFp8, encoding: RowEncoding.Fp8OneScale),
         new CompressorCase([(0, 300)], ratio: 128, overlap: false, width: 144, rotary: 16, RowRounding.Fp8Block64, rowsPerPage: 7),
     }.ToDictionary(c => c.Name);
 
@@ -48,5 +53,17 @@ public sealed class LongContextTests
                 expected.AssertSameBits(c.Run(device, schedule), $"{schedule.Name}, {threads} threads");
             }
         }
+    }
+
+    public static TheoryData<string> NarrowNames() => [.. Cases.Values.Where(c => c is SequenceCase s && s.Wide() is not null).Select(c => c.Name)];
+
+    [Theory]
+    [MemberData(nameof(NarrowNames))]
+    public void Rows_stored_narrow_give_the_bits_of_the_same_rows_stored_as_F32(string name)
+    {
+        var c = (SequenceCase)Cases[name];
+        using var narrow = new TestDevice(new CpuBackend(2));
+        using var wide = new TestDevice(new CpuBackend(2));
+        c.Wide()!.Run(wide, Schedule.Whole(c)).AssertSameBits(c.Run(narrow, Schedule.Whole(c)), "stored narrow");
     }
 }

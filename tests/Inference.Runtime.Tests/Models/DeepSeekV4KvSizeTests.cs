@@ -1,4 +1,5 @@
 using Inference.Runtime.Models;
+using Inference.Testing;
 using Xunit;
 
 namespace Inference.Runtime.Tests.Models;

@@ -51,6 +51,47 @@ public sealed class InspectCommandTests
         }
     }
 
+    [Theory]
+    [InlineData("flash", 3514.25, 3.43, 3.76, 6.72)]
+    [InlineData("pro", 5031.4375, 4.91, 5.38, 9.62)]
+    public void The_released_models_need_what_their_description_says(string name, double perToken, double fp8, double index8, double bf16)
+    {
+        using var folder = new TemporaryFolder();
+        var released = name == "flash" ? PublishedConfigs.Flash() : PublishedConfigs.Pro();
+        File.WriteAllText(folder["config.json"], released.ToJsonString());
+        var result = Cli.Run("inspect", folder.Path, "--json", "--context", "1048576");
+        Assert.Equal(2, result.ExitCode); // there are no weights
+        var json = JsonDocument.Parse(result.Out).RootElement;
+        Assert.Equal("fp8", json.GetProperty("kv_format").GetString());
+        var memory = json.GetProperty("memory")[0];
+        Assert.Equal((long)(perToken * 1_048_576), memory.GetProperty("rows_bytes").GetInt64());
+        foreach (var (format, gib) in (ReadOnlySpan<(string, double)>)[("fp8", fp8), ("fp8-index8", index8), ("bf16", bf16), ("f32", 2 * bf16)])
+            Assert.Equal(gib, memory.GetProperty("formats").GetProperty(format).GetProperty("rows_bytes").GetInt64() / (double)(1 << 30), 0.01);
+
+        // The constant state: what the description counts, but for one page of each kind that is begun or not yet given back.
+        var config = PublishedConfigs.Parsed(released);
+        var constant = DeepSeekV4.KvStatesOf(config, KvRowFormat.Fp8WithFp4Index).Where(s => s.Retention != KvRetention.All);
+        long counted = DeepSeekV4KvSize.Of(config, KvRowFormat.Fp8WithFp4Index, draftBlocks: 1).FixedBytes, bytes = memory.GetProperty("constant_bytes").GetInt64();
+        Assert.InRange(bytes, counted - constant.Sum(s => s.PageBytes), counted + constant.Sum(s => s.PageBytes));
+        Assert.Equal(memory.GetProperty("kv_bytes").GetInt64(), memory.GetProperty("rows_bytes").GetInt64() + bytes);
+        Assert.Equal(memory.GetProperty("kv_bytes").GetInt64(), memory.GetProperty("kinds").EnumerateObject().Sum(k => k.Value.GetInt64()));
+
+        string tables = Cli.Run("inspect", folder.Path, "--context", "1048576", "--kv-format", "fp8-index8").Out;
+        foreach (string part in (string[])["rows stored as fp8-index8", $"{index8:0.00} GiB", $"{fp8:0.00} GiB", "584 B", "68 B", "132 B", "csa-rows"])
+            Assert.Contains(part, tables, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_format_that_there_is_not_or_that_the_widths_forbid_is_refused()
+    {
+        Cli.Run("inspect", "--kv-format", "fp6").Fails(2, "--kv-format", "'fp6'", "fp8-index8");
+        using var folder = new TemporaryFolder();
+        Cli.Run("inspect", TinyDeepSeekV4.TA.Write(folder.Path), "--kv-format", "fp8").Fails(2, "--kv-format fp8", "24 channels", "bf16");
+        string text = Cli.Run("inspect", folder.Path).Succeeds().Out;
+        Assert.Contains("rows stored as f32", text, StringComparison.Ordinal);
+        Assert.DoesNotContain("fp8-index8", text.Split("by format")[1], StringComparison.Ordinal);
+    }
+
     [Fact]
     public void Quantised_storage_is_listed_by_dtype()
     {

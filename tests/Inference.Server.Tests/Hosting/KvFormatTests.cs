@@ -25,7 +25,7 @@ public sealed class KvFormatTests
         Write(folder.Path, TinyDeepSeekV4.TQ, trainedSo);
         int[] tokens = TinyDeepSeekV4.TQ.Tokens(40);
         using var backend = ModelHost.Backend(Options(folder.Path, asked));
-        using var model = ModelHost.LoadModel(folder.Path, backend, c => ModelHost.RowFormat(Options(folder.Path, asked), c)).Model;
+        using var model = ModelHost.LoadModel(folder.Path, backend, c => ModelHost.RowFormat(asked, c)).Model;
         Assert.Equal(KvRowFormats.Names[stored], model.Info.KvFormat);
         using var session = new ModelSession(model, backend);
         float[] answer = session.Run(tokens)[^1];
@@ -43,9 +43,9 @@ public sealed class KvFormatTests
         using var folder = new TemporaryFolder();
         Write(folder.Path, TinyDeepSeekV4.TA, trainedSo: true);
         var config = DeepSeekV4Config.Read(ModelFolder.Open(folder.Path));
-        Assert.Equal(KvRowFormat.F32, ModelHost.RowFormat(Options(folder.Path, null), config));
-        Assert.Equal(KvRowFormat.BF16, ModelHost.RowFormat(Options(folder.Path, KvRowFormat.BF16), config));
-        var refused = Assert.Throws<OptionsException>(() => ModelHost.RowFormat(Options(folder.Path, KvRowFormat.Fp8WithFp8Index), config));
+        Assert.Equal(KvRowFormat.F32, ModelHost.RowFormat(null, config));
+        Assert.Equal(KvRowFormat.BF16, ModelHost.RowFormat(KvRowFormat.BF16, config));
+        var refused = Assert.Throws<OptionsException>(() => ModelHost.RowFormat(KvRowFormat.Fp8WithFp8Index, config));
         Assert.Contains("--kv-format fp8-index8", refused.Message, StringComparison.Ordinal);
         Assert.Contains("rows of 24 channels", refused.Message, StringComparison.Ordinal);
     }

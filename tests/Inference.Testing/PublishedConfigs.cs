@@ -2,10 +2,10 @@ using System.Text;
 using System.Text.Json.Nodes;
 using Inference.Runtime.Models;
 
-namespace Inference.Runtime.Tests.Models;
+namespace Inference.Testing;
 
 /// <summary>Configs with the numbers of the published models (specification deepseek-v4 1.2, 1.3).</summary>
-internal static class PublishedConfigs
+public static class PublishedConfigs
 {
     public static JsonObject Flash() => Common(43, FlashRatios(1), """
         {"hidden_size":4096,"num_attention_heads":64,"q_lora_rank":1024,"o_groups":8,"index_topk":512,"n_routed_experts":256,
@@ -22,6 +22,7 @@ internal static class PublishedConfigs
 
     public static JsonObject ProDSpark() => WithDSpark(Pro(), ProRatios(3), 58);
 
+    /// <summary>As a loader reads it.</summary>
     public static DeepSeekV4Config Parsed(JsonObject config) => DeepSeekV4Config.Parse("config.json", Encoding.UTF8.GetBytes(config.ToJsonString()));
 
     // Flash: two sliding layers, then 4, 128, 4, ...; Pro: two of 128, then 4, 128, 4, ...; a zero per draft block.
