@@ -131,12 +131,30 @@ internal sealed partial class FolderDisk : IDisk
     {
         private const int Alignment = 4096;
 
-        public int ReadAt(Span<byte> bytes, long offset) => RandomAccess.Read(Direct(bytes, offset) is > 0 and var past && past == bytes.Length ? direct! : file.SafeFileHandle, bytes, offset);
+        public int ReadAt(Span<byte> bytes, long offset)
+        {
+            try
+            {
+                if (bytes.Length > 0 && Direct(bytes, offset) == bytes.Length) return RandomAccess.Read(direct!, bytes, offset);
+            }
+            catch (IOException e) when (e.HResult == Native.Invalid)
+            {
+                // The file system wants another alignment.
+            }
+            return RandomAccess.Read(file.SafeFileHandle, bytes, offset);
+        }
 
         public void WriteAt(ReadOnlySpan<byte> bytes, long offset)
         {
             int past = Direct(bytes, offset);
-            if (past > 0) RandomAccess.Write(direct!, bytes[..past], offset);
+            try
+            {
+                if (past > 0) RandomAccess.Write(direct!, bytes[..past], offset);
+            }
+            catch (IOException e) when (e.HResult == Native.Invalid)
+            {
+                past = 0;
+            }
             RandomAccess.Write(file.SafeFileHandle, bytes[past..], offset + past);
         }
 
@@ -162,7 +180,7 @@ internal sealed partial class FolderDisk : IDisk
     private static unsafe partial class Native
     {
         public const int WorkingFolder = -100, NoFollow = 0x100, EmptyPath = 0x1000;
-        public const int SymbolicLink = 0xA000, Folder = 0x4000;
+        public const int SymbolicLink = 0xA000, Folder = 0x4000, Invalid = 22;
         private const int CloseOnExec = 0x80000, CreateIfAbsent = 0x40, ReadWrite = 2, LockExclusive = 2, LockNonBlocking = 4, WouldBlock = 11, BasicStats = 0x7FF;
 
         public readonly record struct Status(int Mode, uint User, ulong Inode, ulong Device)

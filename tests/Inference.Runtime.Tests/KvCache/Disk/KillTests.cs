@@ -35,11 +35,12 @@ public sealed class KillTests
                 var published = new List<ulong>();
                 Assert.Equal("open", await child.StandardOutput.ReadLineAsync(stop).AsTask().WaitAsync(TimeSpan.FromSeconds(60), stop));
                 if (cycle == 0) Assert.Contains("in use", Assert.Throws<KvFolderException>(() => FolderDisk.Open(path)).Message);
-                var reading = Read(child.StandardOutput, published);
-                await Task.Delay(random.Next(120), stop);
+                // Somewhere in or after the write that comes next; how far the child gets by then is a matter of the machine's load.
+                for (int n = random.Next(6); n > 0; n--) Take(await child.StandardOutput.ReadLineAsync(stop).AsTask().WaitAsync(TimeSpan.FromSeconds(60), stop), published);
+                await Task.Delay(random.Next(12), stop);
                 child.Kill();
+                while (await child.StandardOutput.ReadLineAsync(stop) is { } line) Take(line, published);
                 await child.WaitForExitAsync(stop);
-                await reading;
                 leftovers += Directory.GetFiles(path, "*.tmp").Length;
                 using var store = KvStore.Open(FolderDisk.Open(path), Large, BytesMax, NullLogger.Instance);
                 Assert.Empty(Directory.GetFiles(path, "*.tmp"));
@@ -54,15 +55,14 @@ public sealed class KillTests
                 lost += (int)drops[(int)KvDrop.Orphan];
             }
         }
-        Assert.True(extents > 3 * Cycles, $"only {extents} extents in {Cycles} cycles: too few to tell");
-        Assert.True(leftovers > 5, $"only {leftovers} of {Cycles} kills came in the middle of a write: too few to tell");
+        Assert.True(extents > 2 * Cycles, $"only {extents} extents in {Cycles} cycles: too few to tell");
+        Assert.True(leftovers > 3, $"only {leftovers} of {Cycles} kills came in the middle of a write: too few to tell");
         Assert.Equal(0, lost);
     }
 
-    private static async Task Read(StreamReader output, List<ulong> published)
+    private static void Take(string? line, List<ulong> published)
     {
-        while (await output.ReadLineAsync() is { } line)
-            if (ulong.TryParse(line, CultureInfo.InvariantCulture, out ulong id)) published.Add(id);
+        if (ulong.TryParse(line, CultureInfo.InvariantCulture, out ulong id)) published.Add(id);
     }
 
     private static ProcessStartInfo Child(string path, int cycle) => new("dotnet", [typeof(KillTests).Assembly.Location])

@@ -103,4 +103,48 @@ public sealed class KvStoreTests
         Assert.Throws<ArgumentException>(() => store.Write(Header(B, tokens, 0, snapshot: true), new byte[3], false));
         Assert.Equal(2, store.Counts().Extents);
     }
+
+    [Fact]
+    public void The_least_recently_used_leaf_goes_first_and_what_it_stood_on_after_it()
+    {
+        var store = Open(new SimulatedDisk(1), bytesMax: 32 << 10);  // four extents
+        int[] first = Tokens(9), second = [.. first[..8], 5], other = Tokens(9, 300), third = Tokens(9, 600);
+        Write(store, Header(A, first[..8], 0, snapshot: false));
+        Write(store, Header(A, second, 2, snapshot: true));
+        Write(store, Header(A, other, 0, snapshot: true));
+        Write(store, Header(A, third, 0, snapshot: true));
+        Use(second);
+        Write(store, Header(A, Tokens(9, 900), 0, snapshot: true));
+        Assert.Null(Find(store, A, other));
+        Write(store, Header(A, Tokens(9, 1200), 0, snapshot: true));
+        Assert.Null(Find(store, A, third));
+        Assert.NotNull(Find(store, A, second));
+        Write(store, Header(A, Tokens(9, 1500), 0, snapshot: true));
+        Write(store, Header(A, Tokens(9, 1800), 0, snapshot: true));
+        // The block went after its last snapshot, for all that it was written first.
+        Assert.Null(Find(store, A, second));
+        Assert.False(store.Contains(Names(A, first)[0]));
+        Assert.Equal(4, store.Counts().Extents);
+        Assert.Equal(4, store.Counts().Drops[(int)KvDrop.Evicted]);
+
+        void Use(int[] tokens)
+        {
+            var chain = Find(store, A, tokens)!;
+            Assert.True(store.TryPin(chain));
+            store.Unpin(chain);
+        }
+    }
+
+    [Fact]
+    public void A_write_that_cannot_fit_drops_nothing()
+    {
+        var store = Open(new SimulatedDisk(1), bytesMax: 24 << 10);
+        Write(store, Header(A, Tokens(9), 0, snapshot: true), saved: true);
+        Write(store, Header(A, Tokens(9, 300), 0, snapshot: true));
+        Write(store, Header(A, Tokens(9, 600), 0, snapshot: true));
+        Assert.Equal(KvWriteResult.NoRoom, Write(store, Header(A, Tokens(80, 900), 0, snapshot: true)));
+        Assert.Equal(3, store.Counts().Extents);
+        Assert.Equal((1, 8L << 10), (store.Counts().SavedExtents, store.Counts().SavedBytes));
+        Assert.Equal([9], store.Saved().Select(c => c.Length));
+    }
 }

@@ -292,6 +292,65 @@ public sealed class KvTierTests
         read.Dispose();
     }
 
+    [Fact]
+    public void With_threads_on_a_failing_disk_everything_ends_and_no_byte_is_wrong()
+    {
+        var load = new KvLoad(9);
+        var disk = new SimulatedDisk(9) { Faults = (_, n) => n * 2654435761 % 100 < 2 ? (DiskFault)(1 + n % 5) : DiskFault.None };
+        KvStore store;
+        while (true)
+        {
+            try
+            {
+                store = KvStore.Open(disk, Layout, 200 << 10, NullLogger.Instance);
+                break;
+            }
+            catch (IOException)
+            {
+            }
+        }
+        var options = new KvTierOptions
+        {
+            WriteStagingBytes = 64 << 10,
+            ReadStagingBytes = 24 << 10,
+            PieceBytes = 2000,
+            Readers = 3,
+            PauseMin = TimeSpan.FromMilliseconds(1),
+            PauseMax = TimeSpan.FromMilliseconds(2),
+        };
+        int[] ends = new int[4];
+        var tickets = new List<KvTicket>();
+        using var woken = new AutoResetEvent(false);
+        using (var tier = new KvTier(store, options, () => woken.Set(), TimeProvider.System, NullLogger.Instance))
+        {
+            tier.Start();
+            for (int i = 0; i < 800; i++)
+            {
+                var prompt = load.Prompt();
+                foreach (var header in load.Missing(prompt, tier.Contains))
+                    if (tier.TryWrite(header, load.Random.Next(60) == 0, payload => Fill(header, payload)) is { } ticket) tickets.Add(ticket);
+                if (tickets.Count > 0 && load.Random.Next(8) > 0) SpinWait.SpinUntil(() => tickets[^1].IsDone, 2000);
+                if (tier.Find(prompt.Root, Names(prompt.Root, prompt.Tokens), prompt.Tokens, prompt.Tokens.Length) is not { } chain) continue;
+                if (load.Random.Next(8) == 0 && tier.TrySave(chain, load.Random.Next(4) == 0) is { } saving) tickets.Add(saving);
+                using var read = tier.BeginRead(chain, 0);
+                int stopAfter = load.Random.Next(4) == 0 ? load.Random.Next(chain.BlockCount + 1) : int.MaxValue, parts = 0;
+                for (int idle = 0; read.State == KvReadState.Reading && parts < stopAfter && idle < 500;)
+                {
+                    if (read.TryTake(out var part)) Bench.CheckPart(chain, part, parts++);
+                    else if (!woken.WaitOne(20)) idle++;
+                }
+                if (parts < stopAfter) Assert.NotEqual(KvReadState.Reading, read.State);
+                read.Dispose();
+                ends[(int)read.State]++;
+            }
+            Assert.True(SpinWait.SpinUntil(() => tickets.All(t => t.IsDone) && tier.Counts() is { StagingBytes: 0, WritesQueued: 0 }, 10_000));
+            Assert.True(tier.Counts().Store.Bytes <= 200 << 10);
+        }
+        Assert.Equal(0, ends[(int)KvReadState.Reading]);
+        Assert.All(ends[1..], n => Assert.True(n > 4, string.Join(' ', ends)));
+        foreach (var result in new[] { KvWriteResult.Written, KvWriteResult.Failed }) Assert.Contains(tickets, t => t.Result == result);
+    }
+
     // D10: the k-th operation of the disk fails, once or from then on, in a scenario that writes, saves, drops, reads and cancels.
     [Theory]
     [InlineData((int)DiskFault.InputOutput)]
