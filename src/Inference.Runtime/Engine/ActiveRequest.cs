@@ -44,6 +44,6 @@ internal sealed class ActiveRequest
         var usage = new GenerationUsage(Sequence.PromptLength, Sequence.CachedTokens, Sequence.OutputCount, Sequence.DiskTokens);
         var timings = new GenerationTimings(
             (StartedAt ?? now) - SubmittedAt, FirstTokenAt is { } first ? first - SubmittedAt : TimeSpan.Zero, now - SubmittedAt);
-        return new(reason, text, usage, timings, reason == FinishReason.Stop ? StopTokenId : null, reason == FinishReason.Stop ? StopString : null, error);
+        return new(reason, text, usage, timings, reason == FinishReason.Stop ? StopTokenId : null, reason == FinishReason.Stop ? StopString : null, error, Sequence.Estimate);
     }
 }

@@ -2,6 +2,7 @@ using Inference.Backends;
 using Inference.Runtime.KvCache;
 using Inference.Runtime.KvCache.Disk;
 using Inference.Runtime.Models;
+using Inference.Runtime.Scheduling;
 
 namespace Inference.Runtime.Engine;
 
@@ -33,6 +34,23 @@ public sealed record EngineOptions
     /// <summary>Most accepted requests that wait for their first step; more are refused as overloaded.</summary>
     public int QueueMax { get; init; } = 256;
 
+    /// <summary>Most prompt tokens of the requests that wait for their first step; at least one full context. Null = four full contexts, and at
+    /// least <see cref="QueueTokensAutomatic"/>.</summary>
+    public long? QueueTokensMax { get; init; }
+
+    public const long QueueTokensAutomatic = 1 << 20;
+
+    /// <summary>Shares of the tenants that have another than 1, from <see cref="TenantWeightMin"/> to <see cref="TenantWeightMax"/>. Where requests have
+    /// to wait, tenants get tokens in proportion to their weights.</summary>
+    public IReadOnlyDictionary<string, double> TenantWeights { get; init; } = new Dictionary<string, double>();
+
+    public const double TenantWeightMin = 0.01, TenantWeightMax = 100;
+
+    /// <summary>A level of priority puts a request ahead of its tenant's others that were submitted up to so much earlier.</summary>
+    public TimeSpan PriorityAhead { get; init; } = PriorityAheadDefault;
+
+    public static readonly TimeSpan PriorityAheadDefault = TimeSpan.FromMinutes(1);
+
     /// <summary>Most prefixes kept for reuse by later requests of the same tenant; 0 = none. Each takes the constant state of a sequence.
     /// Null = <see cref="PrefixesAutomatic"/>, or fewer: what fits an eighth of the cache.</summary>
     public int? PrefixesMax { get; init; }
@@ -55,7 +73,7 @@ public sealed record EngineOptions
     public Determinism DeterminismRequired { get; init; } = Determinism.AnySchedule;
 
     /// <summary>The same options with everything automatic decided for a model on a backend: <see cref="KvCapacityTokens"/> and
-    /// <see cref="ContextMax"/> and <see cref="PrefixesMax"/> are set, <see cref="KvCapacityBytes"/> is what they take.</summary>
+    /// <see cref="ContextMax"/>, <see cref="PrefixesMax"/> and <see cref="QueueTokensMax"/> are set, <see cref="KvCapacityBytes"/> is what they take.</summary>
     /// <exception cref="EngineOptionsException">An option cannot work.</exception>
     public EngineOptions Resolve(ModelInfo model, IReadOnlyList<KvStateSpec> states, BackendInfo backend)
     {
@@ -63,7 +81,12 @@ public sealed record EngineOptions
         int context = ContextMax ?? model.ContextMax;
         long bytes = KvCapacityBytes ?? Math.Max(0, (backend.MemoryBytes - ReservedBytes) / 10 * 9);
         int prefixes = PrefixesMax ?? (KvCapacityTokens is null ? PrefixesFitting(bytes, states) : PrefixesAutomatic);
-        var resolved = this with { ContextMax = context, PrefixesMax = prefixes, KvCapacityTokens = CapacityTokens(bytes, prefixes, context, states) };
+        var resolved = this with
+        {
+            ContextMax = context, PrefixesMax = prefixes, KvCapacityTokens = CapacityTokens(bytes, prefixes, context, states),
+            QueueTokensMax = QueueTokensMax ?? Math.Max(4L * context, QueueTokensAutomatic),
+        };
+        AtLeast(context, resolved.QueueTokensMax.Value, nameof(QueueTokensMax));
         try
         {
             return resolved with { KvCapacityBytes = resolved.Capacity.BytesOf(states) };
@@ -77,6 +100,11 @@ public sealed record EngineOptions
     /// <summary>Of resolved options.</summary>
     internal KvCapacity Capacity => new(KvCapacityTokens!.Value, SequencesMax, StepTokensMax, PrefixesMax!.Value);
 
+    internal SchedulerLimits Scheduling => new(SequencesMax, StepTokensMax, HeadroomTokens)
+    {
+        PriorityAhead = PriorityAhead.Ticks, TenantWeights = TenantWeights,
+    };
+
     private void CheckRanges(ModelInfo model, BackendInfo backend)
     {
         AtLeast(1, SequencesMax, nameof(SequencesMax));
@@ -84,6 +112,12 @@ public sealed record EngineOptions
         AtLeast(1, OutboxMax, nameof(OutboxMax));
         AtLeast(0, HeadroomTokens, nameof(HeadroomTokens));
         AtLeast(0, PrefixesMax ?? 0, nameof(PrefixesMax));
+        if (PriorityAhead < TimeSpan.Zero || PriorityAhead > TimeSpan.FromDays(1))
+            throw new EngineOptionsException(nameof(PriorityAhead), $"{PriorityAhead} is not from no time to a day.");
+        foreach (var (tenant, weight) in TenantWeights)
+            if (!(weight is >= TenantWeightMin and <= TenantWeightMax))
+                throw new EngineOptionsException(
+                    nameof(TenantWeights), $"the weight {weight} of '{tenant}' is not from {TenantWeightMin} to {TenantWeightMax}.");
         AtLeast(0, ReservedBytes, nameof(ReservedBytes));
         AtLeast(1, KvCapacityTokens ?? 1, nameof(KvCapacityTokens));
         AtLeast(1, KvCapacityBytes ?? 1, nameof(KvCapacityBytes));

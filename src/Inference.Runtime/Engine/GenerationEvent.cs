@@ -23,9 +23,16 @@ public sealed record GenerationDelta(
 /// <param name="StopTokenId">The token that ended it, if one did.</param>
 /// <param name="StopString">The stop string that ended it, if one did.</param>
 /// <param name="Error">With <see cref="FinishReason.Error"/>: what went wrong, for the client.</param>
+/// <param name="Estimate">With <see cref="FinishReason.DeadlineUnreachable"/>: the numbers.</param>
 public sealed record GenerationFinished(
     FinishReason Reason, string Text, GenerationUsage Usage, GenerationTimings Timings, int? StopTokenId = null, string? StopString = null,
-    string? Error = null) : GenerationEvent;
+    string? Error = null, DeadlineEstimate? Estimate = null) : GenerationEvent;
+
+/// <summary>Why a request could not meet its deadline.</summary>
+/// <param name="Tokens">To compute before the first token: the prompt less what is in the cache.</param>
+/// <param name="Needed">The least time that takes: at twice the measured speed, with the engine to itself.</param>
+/// <param name="Left">Time to the deadline when it was refused.</param>
+public sealed record DeadlineEstimate(int Tokens, TimeSpan Needed, TimeSpan Left);
 
 /// <summary>Natural-log probabilities under the model's distribution before penalties and temperature.</summary>
 public sealed record TokenLogprobs(int TokenId, float Logprob, IReadOnlyList<TokenLogprob> Top);

@@ -37,11 +37,21 @@ public sealed record GenerationRequest
     /// worth keeping.</summary>
     public IReadOnlyList<int> Boundaries { get; init; } = [];
 
-    /// <summary>Whose request it is; separates what may be shared.</summary>
+    /// <summary>Whose request it is: separates what may be shared, and tenants get the engine by their weights
+    /// (<see cref="EngineOptions.TenantWeights"/>).</summary>
     public string Tenant { get; init; } = "";
+
+    /// <summary>From <see cref="PriorityMin"/> to <see cref="PriorityMax"/>: among its tenant's requests each level puts it ahead of those submitted up to
+    /// <see cref="EngineOptions.PriorityAhead"/> earlier. It takes nothing from other tenants.</summary>
+    public int Priority { get; init; }
+
+    public const int PriorityMin = -2, PriorityMax = 2;
 
     /// <summary>When the answer is of no more use; null = never.</summary>
     public DateTimeOffset? Deadline { get; init; }
+
+    /// <summary>When its first token is of no more use; null = never.</summary>
+    public DateTimeOffset? FirstTokenDeadline { get; init; }
 }
 
 /// <summary>Why an answer ended.</summary>
@@ -57,4 +67,8 @@ public enum FinishReason
     DeadlineExceeded,
     /// <summary>This sequence failed; see the event's error.</summary>
     Error,
+    /// <summary>The deadline of the first token passed without one.</summary>
+    FirstTokenDeadlineExceeded,
+    /// <summary>Refused before any work: its first token could not have come before its deadline; see the event's estimate.</summary>
+    DeadlineUnreachable,
 }

@@ -84,12 +84,12 @@ public sealed class InferenceEngine : IAsyncDisposable
             Options.ContextMax!.Value, Options.SequencesMax, Options.StepTokensMax, Options.QueueMax);
         _epoch = time.GetTimestamp();
         _life = new(logger);
-        _gate = new(Options.QueueMax);
+        _gate = new(Options.QueueMax, Options.QueueTokensMax!.Value, Options.TenantWeights);
         _submissions = Channel.CreateBounded<ActiveRequest>(new BoundedChannelOptions(Options.QueueMax) { SingleReader = true });
         _alarm = time.CreateTimer(_ => _wake.Set(), null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
         _cache = new(model.KvStates, Options.Capacity, backend);
         if (Options.Disk is { } disk) Saved = OpenDisk(disk, backend);
-        _scheduler = new(new(Options.SequencesMax, Options.StepTokensMax, Options.HeadroomTokens), _cache);
+        _scheduler = new(Options.Scheduling, _cache);
         _runner = new(model, backend, _cache, Options.StepTokensMax, Options.SequencesMax);
         _output = new(model.Info.VocabSize, idsNeverSampled ?? [], logger);
         _rules = new(model.Info.VocabSize, Options.ContextMax.Value, _cache.SequenceTokensMax);
@@ -137,9 +137,8 @@ public sealed class InferenceEngine : IAsyncDisposable
     {
         if (State != EngineState.Ready) throw Unavailable();
         _rules.Check(request);
-        if (!_gate.TryEnter())
-            throw new RequestRejectedException(
-                RejectionReason.Overloaded, $"{_gate.QueueMax} requests are waiting already.", retryAfter: _gate.RetryAfter);
+        if (_gate.TryEnter(request.Tenant, request.PromptTokenIds.Count) is { } full)
+            throw new RequestRejectedException(RejectionReason.Overloaded, full, retryAfter: _gate.RetryAfter);
         ActiveRequest? active = null;
         try
         {
@@ -148,7 +147,7 @@ public sealed class InferenceEngine : IAsyncDisposable
         }
         catch
         {
-            _gate.Undo();
+            _gate.Undo(request.Tenant, request.PromptTokenIds.Count);
             throw;
         }
         _wake.Set();
@@ -227,13 +226,15 @@ public sealed class InferenceEngine : IAsyncDisposable
     private ActiveRequest MakeActive(GenerationRequest request)
     {
         var now = Now;
-        long deadline = request.Deadline is { } at ? (now + (at - _time.GetUtcNow())).Ticks : long.MaxValue;
         var active = new ActiveRequest
         {
             Request = request,
             Sequence = new(
-                Interlocked.Increment(ref _arrivals), request.PromptTokenIds, request.OutputTokensMax, deadline, _cache.CreateTable(),
-                _cache.Prefixes is null ? null : PrefixPath.Begin(request.Tenant, request.Boundaries)),
+                Interlocked.Increment(ref _arrivals), request.PromptTokenIds, request.OutputTokensMax, Ticks(request.Deadline, now), _cache.CreateTable(),
+                _cache.Prefixes is null ? null : PrefixPath.Begin(request.Tenant, request.Boundaries))
+            {
+                Tenant = request.Tenant, Priority = request.Priority, FirstTokenDeadline = Ticks(request.FirstTokenDeadline, now),
+            },
             Text = _text(request),
             History = TokenHistory.For(request.Sampling, request.PromptTokenIds),
             SubmittedAt = now,
@@ -241,6 +242,8 @@ public sealed class InferenceEngine : IAsyncDisposable
         active.Outbox = new(Options.OutboxMax, () => Signal(active, SchedulerEventKind.Resumed));
         return active;
     }
+
+    private long Ticks(DateTimeOffset? at, TimeSpan now) => at is { } time ? (now + (time - _time.GetUtcNow())).Ticks : long.MaxValue;
 
     private void Cancel(ActiveRequest active)
     {
@@ -308,8 +311,9 @@ public sealed class InferenceEngine : IAsyncDisposable
         var began = Now;
         RunModel(batch);
         Sample(batch);
-        var finished = _scheduler.Retire(CollectionsMarshal.AsSpan(_outcomes));
-        _counters.Stepped(Now - began, _time.GetUtcNow());
+        var duration = Now - began;
+        var finished = _scheduler.Retire(CollectionsMarshal.AsSpan(_outcomes), duration.Ticks);
+        _counters.Stepped(duration, _time.GetUtcNow());
         PublishDeltas(batch);
         PublishEnds(finished);
         return true;
@@ -349,7 +353,7 @@ public sealed class InferenceEngine : IAsyncDisposable
         {
             var active = _active[sequence];
             active.StartedAt = Now;
-            _gate.Leave(Now.Ticks);
+            _gate.Leave(sequence.Tenant, sequence.PromptLength, Now.Ticks);
             active.Outbox.Write(new GenerationStarted(sequence.PromptLength, sequence.CachedTokens, active.StartedAt.Value - active.SubmittedAt));
         }
     }
@@ -397,7 +401,7 @@ public sealed class InferenceEngine : IAsyncDisposable
         foreach (var sequence in finished)
         {
             _counters.Finished(sequence.Finish!.Value);
-            if (!sequence.Started) _gate.Leave(Now.Ticks);
+            if (!sequence.Started) _gate.Leave(sequence.Tenant, sequence.PromptLength, Now.Ticks);
         }
         PublishStats();
         foreach (var sequence in finished)

@@ -24,6 +24,8 @@ internal sealed record RequestRules(int VocabSize, int ContextMax, int CacheToke
                 throw Invalid("stopping.stop", $"A stop string has 1 to {StopStringCharsMax} characters, not {stop?.Length ?? 0}.");
         AtMost(StopTokenIdsMax, request.StopTokenIds.Count, "stopping.stop_token_ids", "ids");
         foreach (int id in request.StopTokenIds) CheckId(id, "stopping.stop_token_ids");
+        if (request.Priority is < GenerationRequest.PriorityMin or > GenerationRequest.PriorityMax)
+            throw Invalid("priority", $"{request.Priority} is not in [{GenerationRequest.PriorityMin}, {GenerationRequest.PriorityMax}].");
         if (request.TopLogprobs is { } top) InRange(0, TopLogprobsMax, top, "output.top_logprobs");
     }
 

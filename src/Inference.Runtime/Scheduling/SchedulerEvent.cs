@@ -36,7 +36,7 @@ internal readonly record struct ChunkOutcome(int TokenId, bool Stops, string? Er
 
 /// <summary>
 /// The plan of a step: who runs, and who ended or lost its pages while it was made. Belongs to the scheduler, which fills it anew in each
-/// step. Chunks of running sequences come first, then those of the newly admitted, both in the order of arrival.
+/// step. Chunks come in the order in which their sequences run (<see cref="Scheduler.Running"/>).
 /// </summary>
 internal sealed class ScheduledBatch
 {
@@ -45,7 +45,7 @@ internal sealed class ScheduledBatch
     /// <summary>Ended since the last plan; their pages are free.</summary>
     public List<Sequence> Finished { get; } = [];
 
-    /// <summary>Chosen for the first time.</summary>
+    /// <summary>Given a place for the first time.</summary>
     public List<Sequence> Started { get; } = [];
 
     public List<Sequence> Preempted { get; } = [];

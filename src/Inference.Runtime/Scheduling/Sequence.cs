@@ -45,6 +45,16 @@ internal sealed class Sequence
     /// <summary>0 = its tokens are processed and nothing is drawn.</summary>
     public int OutputTokensMax { get; }
     public long Deadline { get; }
+
+    /// <summary>Time by which its first token must be there; long.MaxValue = any.</summary>
+    public long FirstTokenDeadline { get; init; } = long.MaxValue;
+
+    /// <summary>Whose it is: tenants share the engine by weight.</summary>
+    public string Tenant { get; init; } = "";
+
+    /// <summary>Among its tenant's requests: each level is worth <see cref="SchedulerLimits.PriorityAhead"/>.</summary>
+    public int Priority { get; init; }
+
     public BlockTable Table { get; }
     public PrefixPath? Prefix { get; }
 
@@ -73,16 +83,49 @@ internal sealed class Sequence
     /// <summary>Its reader does not read: it is not scheduled.</summary>
     public bool Stalled { get; internal set; }
 
+    /// <summary>Times it lost its pages to another, not counting those while it was stalled.</summary>
     public int Preemptions { get; internal set; }
 
-    /// <summary>It has been in a step.</summary>
-    public bool Started { get; internal set; }
+    /// <summary>It has left the line: it was given a place, and keeps its turn if it loses it.</summary>
+    public bool Started => Turn != long.MaxValue;
+
+    /// <summary>Among those that have started, from 1: who started first comes first, whatever happens to it. long.MaxValue before it starts.</summary>
+    public long Turn { get; internal set; } = long.MaxValue;
+
+    /// <summary>Among its tenant's requests in the line: smaller goes first. Fixed when it is submitted.</summary>
+    public long Rank { get; internal set; }
+
+    /// <summary>Tokens that requests asked for which went past it while it was first and had no room.</summary>
+    public long Bypassed { get; internal set; }
+
+    /// <summary>Those that had started when it was first in the line and could not: 0 = that never was.</summary>
+    internal long SkippedAt { get; set; }
+
+    /// <summary>To go past it costs it nothing.</summary>
+    internal bool Yields { get; set; }
+
+    /// <summary>The last step in which it was first in the line and could not start.</summary>
+    internal long TriedIn { get; set; }
+
+    public TenantAccount Account { get; internal set; } = null!;
+
+    /// <summary>Prompt tokens of the step that is being planned.</summary>
+    internal int Share { get; set; }
+
+    /// <summary>Tokens that have to be processed before the next one can be drawn.</summary>
+    public int ToGo => Length - Processed;
+
+    /// <summary>The time at which it ends if nothing else happens.</summary>
+    public long Due => OutputCount == 0 ? Math.Min(Deadline, FirstTokenDeadline) : Deadline;
 
     /// <summary>Why it ended, in state Finished.</summary>
     public FinishReason? Finish { get; internal set; }
 
     /// <summary>What went wrong, with <see cref="FinishReason.Error"/>.</summary>
     public string? Error { get; internal set; }
+
+    /// <summary>Why it was hopeless, with <see cref="FinishReason.DeadlineUnreachable"/>.</summary>
+    public DeadlineEstimate? Estimate { get; internal set; }
 
     /// <summary>All tokens.</summary>
     public ReadOnlyMemory<int> AllTokens => _tokens.AsMemory(0, Length);
