@@ -182,7 +182,8 @@ internal sealed class Scheduler
         if (sequence.Started || sequence.Due == long.MaxValue || LeastTicks(sequence.ToGo) <= sequence.Due - now) return false;
         var hit = Prefix(sequence);
         int tokens = sequence.ToGo - (hit?.Length ?? 0);
-        if (LeastTicks(tokens) <= sequence.Due - now || ComputedByAnother(sequence, hit)) return false;
+        bool mayResume = !CanStart(sequence) || ComputedByAnother(sequence, hit) || OnDisk(sequence, hit) is not null;
+        if (mayResume || LeastTicks(tokens) <= sequence.Due - now) return false;
         sequence.Estimate = new(tokens, TimeSpan.FromTicks((long)LeastTicks(tokens)), TimeSpan.FromTicks(sequence.Due - now));
         End(sequence, FinishReason.DeadlineUnreachable);
         return true;
@@ -261,7 +262,7 @@ internal sealed class Scheduler
         {
             if (_cache.Prefixes?.Reclaim() == true || PreemptStalled() || _cache.Prefixes?.Tier?.AbortOne() == true) continue;
             var victim = _running[^1];
-            if (_running.Count == 1 && _cache.Prefixes?.Reclaim(pinned: true) == true) continue;
+            if ((_running.Count == 1 || KeepsPages(victim)) && _cache.Prefixes?.Reclaim(pinned: true) == true) continue;
             if (_running.Count == 1) throw new InvalidOperationException($"A sequence alone has no room for {length} positions.");
             Preempt(victim);
             if (victim == sequence) return false;
@@ -275,8 +276,8 @@ internal sealed class Scheduler
         _steps++;
         while (FirstInLine() is { } sequence)
         {
-            if (_running.Count == _limits.SequencesMax && !PreemptStalled()) return;
             if (EndIfHopeless(sequence, now)) continue;
+            if (_running.Count == _limits.SequencesMax && !PreemptStalled()) return;
             if (TryStart(sequence, budget, out bool beside)) continue;
             if (sequence.Started || _skipped.Count == SkippedMax) return;
             Skip(sequence, beside);
@@ -288,9 +289,12 @@ internal sealed class Scheduler
         beside = false;
         if (!MayOvertake(sequence)) return false;
         var hit = Prefix(sequence);
-        beside = ComputedByAnother(sequence, hit) || (!sequence.Started && !HasTokensFor(sequence.ToGo - (hit?.Length ?? 0), budget));
-        if (beside || !MakeRoomFor(sequence, ref hit, budget)) return false;
-        Start(sequence, hit);
+        var onDisk = OnDisk(sequence, hit);
+        int length = Math.Max(hit?.Length ?? 0, onDisk?.Length ?? 0);
+        beside = ComputedByAnother(sequence, hit) || (!sequence.Started && !HasTokensFor(sequence.ToGo - length, budget));
+        if (beside || (onDisk is not null && _cache.Prefixes!.Tier!.MustWaitFor(onDisk)) || !MakeRoomFor(sequence, ref hit, budget)) return false;
+        if (onDisk is null) Start(sequence, hit);
+        else _cache.Prefixes!.Tier!.Begin(sequence.Prefix!, sequence.AllTokens, onDisk, hit?.Length ?? 0);
         return true;
     }
 

@@ -54,6 +54,8 @@ internal sealed class EngineSimulation : IAsyncDisposable
             QueueMax = _random.Next(1, 24),
             OutboxMax = _random.Next(1, 9),
             HeadroomTokens = _random.Next(3) switch { 0 => 0, 1 => _random.Next(1, 12), _ => 256 },
+            PriorityAhead = TimeSpan.FromMilliseconds(_random.Next(0, 400)),
+            TenantWeights = new Dictionary<string, double> { ["other"] = _random.Next(1, 5) },
         };
         _model = new(Vocab, pageRows: 1 << _random.Next(0, 4)) { NanToken = Vocab - 1 };
         if (_options.PrefixesMax > 0 && _random.Next(2) == 0)
@@ -67,6 +69,8 @@ internal sealed class EngineSimulation : IAsyncDisposable
                 Disk = new("", _random.Next(1 << 16, 1 << 20)) { Open = (folder, _) => folder == "state" ? _disk! : _sessions, Threads = false },
             };
         }
+        var stepTime = TimeSpan.FromMilliseconds(_random.Next(3) == 0 ? 0 : _random.Next(1, 80));
+        _model.BeforeStep = _ => _time.Advance(stepTime);
         _engine = NewEngine();
         _slowReaders = _random.Next(2) == 0;
     }
@@ -165,7 +169,8 @@ internal sealed class EngineSimulation : IAsyncDisposable
         {
             bool fits = request.PromptTokenIds.Count + request.OutputTokensMax - 1 <= _engine.Cache.SequenceTokensMax;
             Assert.Equal(fits ? RejectionReason.Overloaded : RejectionReason.InvalidRequest, e.Reason);
-            Assert.True(fits ? e.RetryAfter > TimeSpan.Zero && _engine.Queued == _options.QueueMax : e.Field is "prompt" or "stopping.max_tokens");
+            bool full = _engine.Queued == _options.QueueMax || e.Message.Contains("of this tenant", StringComparison.Ordinal);
+            Assert.True(fits ? e.RetryAfter > TimeSpan.Zero && full : e.Field is "prompt" or "stopping.max_tokens");
             Rejected++;
         }
     }
@@ -191,7 +196,9 @@ internal sealed class EngineSimulation : IAsyncDisposable
             StopTokenIds = _random.Next(3) == 0 ? [1, 2, 3, 4, 5, 6] : [],
             StopStrings = _random.Next(3) == 0 ? ["ab", "c", "xyz"] : [],
             IncludeStop = _random.Next(2) == 0,
+            Priority = _random.Next(3) == 0 ? _random.Next(GenerationRequest.PriorityMin, GenerationRequest.PriorityMax + 1) : 0,
             Deadline = _random.Next(8) == 0 ? _time.GetUtcNow() + TimeSpan.FromMilliseconds(_random.Next(0, 600)) : null,
+            FirstTokenDeadline = _random.Next(8) == 0 ? _time.GetUtcNow() + TimeSpan.FromMilliseconds(_random.Next(0, 300)) : null,
         };
     }
 

@@ -14,27 +14,38 @@ public sealed class SchedulerTests : IDisposable
     private Scheduler _scheduler = null!;
     private long _arrivals;
 
-    private void Make(int sequences = 4, int stepTokens = 16, int pages = 100, int headroom = 0)
+    private void Make(int sequences = 4, int stepTokens = 16, int pages = 100, int headroom = 0, int preemptions = 3)
     {
         _cache = new([Kind], new((pages - sequences) * 4, sequences, stepTokens), null);
-        _scheduler = new(new(sequences, stepTokens, headroom), _cache);
+        _scheduler = new(
+            new(sequences, stepTokens, headroom)
+            {
+                PreemptionsMax = preemptions, PriorityAhead = 100, TenantWeights = new Dictionary<string, double> { ["gold"] = 3 },
+            },
+            _cache);
     }
 
     public void Dispose() => _cache.Dispose();
 
-    private Sequence New(int prompt, int output = 10, long deadline = long.MaxValue) =>
-        new(++_arrivals, new int[prompt], output, deadline, _cache.CreateTable());
+    private Sequence New(
+        int prompt, int output = 10, long deadline = long.MaxValue, string tenant = "", int priority = 0, long firstToken = long.MaxValue) =>
+        new(++_arrivals, new int[prompt], output, deadline, _cache.CreateTable())
+        {
+            Tenant = tenant, Priority = priority, FirstTokenDeadline = firstToken,
+        };
 
     private static SchedulerEvent[] Submit(params Sequence[] sequences) => [.. sequences.Select(SchedulerEvent.Submitted)];
 
     private string Step(params SchedulerEvent[] events) => StepAt(0, events);
 
     // The plan in words, e.g. "1:0+8 2:5+1*": sequence:start+count, * = samples.
-    private string StepAt(long now, params SchedulerEvent[] events)
+    private string StepAt(long now, params SchedulerEvent[] events) => StepAt(now, 0, events);
+
+    private string StepAt(long now, long ticks, params SchedulerEvent[] events)
     {
         var batch = _scheduler.Step(events, now);
         string plan = string.Join(' ', batch.Chunks.Select(c => $"{c.Sequence.Arrival}:{c.Start}+{c.Count}{(c.Samples ? "*" : "")}"));
-        if (batch.Chunks.Count > 0) _scheduler.Retire([.. batch.Chunks.Where(c => c.Samples).Select(_ => new ChunkOutcome(7, false))]);
+        if (batch.Chunks.Count > 0) _scheduler.Retire([.. batch.Chunks.Where(c => c.Samples).Select(_ => new ChunkOutcome(7, false))], ticks);
         return plan;
     }
 
@@ -50,11 +61,156 @@ public sealed class SchedulerTests : IDisposable
     }
 
     [Fact]
-    public void Several_prompts_share_a_step_oldest_first()
+    public void Half_of_a_step_goes_to_the_shortest_prompts_and_the_rest_to_the_oldest()
     {
         Make(stepTokens: 16);
-        Assert.Equal("1:0+5* 2:0+4* 3:0+7", Step(Submit(New(5), New(4), New(9), New(3))));
-        Assert.Equal("1:5+1* 2:4+1* 3:7+2* 4:0+3*", Step());
+        Assert.Equal("1:0+5* 2:0+4* 3:0+4 4:0+3*", Step(Submit(New(5), New(4), New(9), New(3))));
+        Assert.Equal("1:5+1* 2:4+1* 3:4+5* 4:3+1*", Step());
+    }
+
+    [Fact]
+    public void A_short_prompt_beside_a_long_one_takes_no_more_than_twice_its_steps()
+    {
+        Make(sequences: 8, stepTokens: 8, pages: 300);
+        var (old, young) = (New(1000), New(17));
+        for (int i = 0; i < 10; i++) Step(i == 0 ? Submit(old) : []);
+        Assert.Equal("1:80+4 2:0+4", Step(Submit(young)));
+        for (int i = 0; i < 3; i++) Step();
+        Assert.Equal("1:96+7 2:16+1*", Step());   // 17 tokens at 4 a step
+        Assert.Equal("1:103+7 2:17+1*", Step());
+    }
+
+    [Fact]
+    public void A_long_prompt_that_finds_no_tokens_takes_no_place_from_short_ones()
+    {
+        Make(sequences: 2, stepTokens: 8, pages: 200);
+        Assert.Equal("1:0+4 3:0+4", Step(Submit(New(200), New(300), New(10, 1))));
+        Assert.Equal("1:4+4 3:4+4", Step());
+        // As many as come, beside the first long one: the second loses nothing by it.
+        for (int i = 0; i < 40; i++) Step(Submit(New(4, 1)));
+        Assert.Equal([2L, 43L], _scheduler.Waiting.Select(s => s.Arrival));  // the last came just now
+        Assert.Equal(0, _scheduler.Waiting[0].Bypassed);
+    }
+
+    [Fact]
+    public void The_next_place_goes_to_the_tenant_that_had_least_for_its_weight()
+    {
+        Make(sequences: 1, stepTokens: 8);
+        var requests = Enumerable.Range(0, 12).Select(i => New(2, 1, tenant: i < 8 ? "gold" : "a")).ToArray();
+        var order = new List<long>();
+        for (int i = 0; i < 12; i++)
+        {
+            var batch = _scheduler.Step(i == 0 ? Submit(requests) : [], 0);
+            order.AddRange(batch.Started.Select(s => s.Arrival));
+            _scheduler.Retire([new(7, false)]);
+        }
+        // Each costs 3 tokens, of gold's account one: three of gold's for one of the other's.
+        Assert.Equal([1, 9, 2, 3, 4, 10, 5, 6, 7, 11, 8, 12], order);
+    }
+
+    [Fact]
+    public void A_tenant_that_comes_late_has_saved_nothing_up_and_owes_nothing()
+    {
+        Make(sequences: 1, stepTokens: 8);
+        var flood = Enumerable.Range(0, 10).Select(_ => New(4, 1, tenant: "a")).ToArray();
+        for (int i = 0; i < 4; i++) Step(i == 0 ? Submit(flood) : []);
+        Assert.Equal("11:0+2*", Step(Submit(New(2, 1, tenant: "b"), New(2, 1, tenant: "b"))));  // ahead of the six that wait
+        Assert.Equal("12:0+2*", Step());  // 3 tokens against 5 of the one that ran last
+        Assert.Equal("5:0+4*", Step());
+    }
+
+    [Fact]
+    public void Priority_goes_ahead_of_what_its_tenant_asked_for_shortly_before_and_of_nothing_older()
+    {
+        Make(sequences: 1, stepTokens: 8);
+        StepAt(0, Submit(New(1, 100)));
+        StepAt(1000, Submit(New(1, 1, priority: -1)));
+        StepAt(1050, Submit(New(1, 1)));
+        StepAt(1199, Submit(New(1, 1, priority: 1)));
+        StepAt(1201, Submit(New(1, 1, priority: 1)));
+        Assert.Equal([3L, 4L, 2L, 5L], Drain());  // as if they came at 1050, 1099, 1100, 1101
+
+        long[] Drain()
+        {
+            _scheduler.Step([SchedulerEvent.Cancelled(_scheduler.Running[0])], 2000);
+            var order = new List<long>();
+            for (int i = 0; i < 4; i++)
+            {
+                if (i > 0) _scheduler.Step([], 2000);
+                order.AddRange(_scheduler.Running.Select(s => s.Arrival));
+                _scheduler.Retire([new(7, false)]);
+            }
+            return [.. order];
+        }
+    }
+
+    [Fact]
+    public void Who_lost_its_pages_often_enough_comes_back_with_room_to_its_end_and_keeps_it()
+    {
+        Make(sequences: 2, pages: 6, stepTokens: 24, preemptions: 1);
+        var (a, b) = (New(8, 16), New(8, 16));  // 23 positions, 6 pages, each
+        Step(Submit(a, b));
+        while (b.Preemptions == 0) Step();
+        Assert.Equal(SequenceState.Waiting, b.State);
+        Assert.DoesNotContain("2:", Step());     // pages for what it has would be free before all are
+        while (a.State != SequenceState.Finished) Assert.DoesNotContain("2:", Step());
+        Assert.StartsWith("2:0+", Step(Submit(New(1))));
+        while (b.State != SequenceState.Finished) Assert.DoesNotContain("3:", Step());
+        Assert.Equal((1, FinishReason.Length), (b.Preemptions, b.Finish));
+    }
+
+    [Fact]
+    public void A_request_that_waits_for_pages_is_overtaken_by_no_more_than_it_asks_for()
+    {
+        Make(pages: 10, stepTokens: 40);
+        var (big, blocked) = (New(24, 8), New(20, 2));  // 31 and 21 positions
+        Step(Submit(big, blocked, New(4, 5), New(3, 8), New(1, 4)));
+        Assert.Equal([1L, 3L, 4L], _scheduler.Running.Select(s => s.Arrival));  // 8 and 10 positions went past it, 4 more would be 22
+        Assert.Equal((SequenceState.Waiting, 18L), (blocked.State, blocked.Bypassed));
+        while (blocked.State == SequenceState.Waiting) Step();
+        Assert.Equal(2L, _scheduler.Running.Single(s => s.Processed > 0 && s.Turn > 3 && s.Length > 10).Arrival);
+    }
+
+    [Fact]
+    public void The_deadline_of_the_first_token_ends_only_who_has_none()
+    {
+        Make(sequences: 1);
+        var (a, b) = (New(1, 5, firstToken: 50), New(1, 5, firstToken: 50));
+        StepAt(0, Submit(a, b));
+        Assert.Equal(50, _scheduler.NextDeadline);
+        Assert.Equal("1:1+1*", StepAt(50));
+        Assert.Equal((FinishReason.FirstTokenDeadlineExceeded, SequenceState.Decoding), (b.Finish, a.State));
+        Assert.Equal(long.MaxValue, _scheduler.NextDeadline);
+    }
+
+    [Fact]
+    public void A_request_that_could_not_be_in_time_at_twice_the_measured_speed_is_refused_before_any_work()
+    {
+        Make(stepTokens: 8);
+        Step(Submit(New(72, 1)));
+        for (int i = 0; i < StepSpeed.SamplesMin; i++) StepAt(0, ticks: 80);  // 10 ticks a token
+        var (late, inTime) = (New(40, deadline: 1199), New(40, deadline: 1200));
+        Assert.Equal("3:0+8", StepAt(1000, Submit(late, inTime)));
+        Assert.Equal((FinishReason.DeadlineUnreachable, false), (late.Finish, late.Started));
+        Assert.Equal(new DeadlineEstimate(40, TimeSpan.FromTicks(200), TimeSpan.FromTicks(199)), late.Estimate);
+    }
+
+    [Fact]
+    public void Nothing_is_refused_before_the_speed_is_known_and_a_queue_is_held_against_nobody()
+    {
+        Make(sequences: 1, stepTokens: 8);
+        var early = New(40, 1, deadline: 1);
+        Step(Submit(early));
+        Assert.Equal(SequenceState.Prefilling, early.State);
+        var (ahead, behind) = (New(400, 1), New(8, 1, firstToken: 100));
+        Step([SchedulerEvent.Cancelled(early), .. Submit(ahead)]);
+        for (int i = 0; i < StepSpeed.SamplesMin; i++) StepAt(0, ticks: 80);
+        StepAt(0, Submit(behind));
+        Assert.Equal(SequenceState.Waiting, behind.State);   // 300 tokens are ahead of it, and may be cancelled
+        StepAt(60, ticks: 80);
+        Assert.Equal(SequenceState.Waiting, behind.State);
+        StepAt(61, ticks: 80);
+        Assert.Equal(FinishReason.DeadlineUnreachable, behind.Finish);  // its own 8 tokens need 40
     }
 
     [Fact]
@@ -71,10 +227,10 @@ public sealed class SchedulerTests : IDisposable
     }
 
     [Fact]
-    public void Nobody_overtakes_a_request_that_waits_for_pages()
+    public void Nobody_as_long_overtakes_a_request_that_waits_for_pages()
     {
         Make(pages: 10, stepTokens: 40);
-        Assert.Equal("1:0+24*", Step(Submit(New(24), New(20), New(1))));
+        Assert.Equal("1:0+24*", Step(Submit(New(24), New(20), New(1, 30))));
         Assert.Equal([2L, 3L], _scheduler.Waiting.Select(s => s.Arrival));
         var first = _scheduler.Running[0];
         Assert.Equal("2:0+20* 3:0+1*", Step(SchedulerEvent.Cancelled(first)));
@@ -227,7 +383,7 @@ public sealed class SchedulerTests : IDisposable
         Assert.Equal((SequenceState.Waiting, 9), (a.State, a.Length));
         Assert.Equal("2:9+1* 3:8+1*", Step());
         Assert.Equal("2:10+1* 3:9+1*", Step(SchedulerEvent.Resumed(a)));                 // no place yet, but first in the line
-        Assert.Equal("3:10+1* 1:0+9*", Step([SchedulerEvent.Cancelled(b), .. Submit(New(1))]));
+        Assert.Equal("1:0+9* 3:10+1*", Step([SchedulerEvent.Cancelled(b), .. Submit(New(1))]));
     }
 
     [Fact]
