@@ -18,6 +18,8 @@ internal sealed record Fault(int ExitCode, IReadOnlyList<string> Lines)
         (nameof(EngineOptions.KvCapacityBytes), Settings.KvCacheBytes), (nameof(EngineOptions.ContextMax), Settings.ContextMax),
         (nameof(EngineOptions.SequencesMax), Settings.SequencesMax), (nameof(EngineOptions.StepTokensMax), Settings.StepTokensMax),
         (nameof(EngineOptions.PrefixesMax), Settings.PrefixesMax), (nameof(EngineOptions.Disk), Settings.KvDisk), (nameof(EngineOptions.QueueMax), Settings.QueueMax),
+        (nameof(EngineOptions.QueueTokensMax), Settings.QueueTokensMax), (nameof(EngineOptions.TenantWeights), Settings.TenantWeights),
+        (nameof(EngineOptions.PriorityAhead), Settings.PriorityAhead),
     ];
 
     public static Fault Of(Exception e, CancellationToken interrupted) => e switch

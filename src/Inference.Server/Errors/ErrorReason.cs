@@ -43,8 +43,12 @@ internal static class ErrorReason
     public const string EngineFailed = "ENGINE_FAILED";
     /// <summary>INTERNAL: this answer failed; others are not touched.</summary>
     public const string GenerationFailed = "GENERATION_FAILED";
-    /// <summary>DEADLINE_EXCEEDED.</summary>
+    /// <summary>DEADLINE_EXCEEDED: the deadline of the call passed.</summary>
     public const string DeadlineExceeded = "DEADLINE_EXCEEDED";
+    /// <summary>DEADLINE_EXCEEDED: the first token did not come within first_token_timeout.</summary>
+    public const string FirstTokenTimeout = "FIRST_TOKEN_TIMEOUT";
+    /// <summary>DEADLINE_EXCEEDED: refused before any work, because the first token could not come in time; the metadata hold the numbers.</summary>
+    public const string DeadlineUnreachable = "DEADLINE_UNREACHABLE";
     /// <summary>CANCELLED: by the client.</summary>
     public const string Cancelled = "CANCELLED";
     /// <summary>ABORTED: the client took no bytes for too long.</summary>

@@ -40,6 +40,8 @@ internal static class StatusMapping
         [ErrorReason.EngineFailed] = StatusCode.Unavailable,
         [ErrorReason.GenerationFailed] = StatusCode.Internal,
         [ErrorReason.DeadlineExceeded] = StatusCode.DeadlineExceeded,
+        [ErrorReason.FirstTokenTimeout] = StatusCode.DeadlineExceeded,
+        [ErrorReason.DeadlineUnreachable] = StatusCode.DeadlineExceeded,
         [ErrorReason.Cancelled] = StatusCode.Cancelled,
         [ErrorReason.ReaderStalled] = StatusCode.Aborted,
         [ErrorReason.Internal] = StatusCode.Internal,

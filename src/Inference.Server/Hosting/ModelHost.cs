@@ -113,6 +113,9 @@ internal static class ModelHost
             PrefixesMax = options.PrefixesMax,
             Disk = options.KvDisk is { } disk ? new KvDiskOptions(disk, options.KvDiskBytes) : null,
             QueueMax = options.QueueMax,
+            QueueTokensMax = options.QueueTokensMax,
+            TenantWeights = options.TenantWeights,
+            PriorityAhead = options.PriorityAhead,
         };
         var engine = new InferenceEngine(model, backend, tokenizer, engineOptions, time, loggers.CreateLogger<InferenceEngine>());
         return new ServedModel

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Net;
+using Inference.Runtime.Engine;
 using Inference.Runtime.Models;
 using Inference.Server.Hosting;
 using Microsoft.Extensions.Configuration;
@@ -106,7 +107,12 @@ internal sealed class OptionsReader
             Int(Settings.SequencesMax, 1, 65_536)!.Value, Int(Settings.StepTokensMax, 1, 1 << 20)!.Value,
             Int(Settings.PrefixesMax, 0, 1 << 20),
             Int(Settings.QueueMax, 1, 1 << 20)!.Value, Int(Settings.DefaultMaxTokens, 1, int.MaxValue),
-            Switch(Settings.DefaultThinking), KvFormat(), Flag(Settings.Dummy), KvDisk(), Bytes(Settings.KvDiskBytes, 1 << 20, long.MaxValue)!.Value);
+            Switch(Settings.DefaultThinking), KvFormat(), Flag(Settings.Dummy), KvDisk(), Bytes(Settings.KvDiskBytes, 1 << 20, long.MaxValue)!.Value)
+        {
+            QueueTokensMax = Number(Settings.QueueTokensMax, 1, long.MaxValue, NoUnit),
+            TenantWeights = TenantWeights(),
+            PriorityAhead = Duration(Settings.PriorityAhead, TimeSpan.Zero, TimeSpan.FromDays(1)),
+        };
     }
 
     private KvRowFormat? KvFormat()
@@ -116,6 +122,21 @@ internal sealed class OptionsReader
     }
 
     private string? KvDisk() => Text(Settings.KvDisk) is { } folder && folder != "none" ? Path.GetFullPath(folder) : null;
+
+    private Dictionary<string, double> TenantWeights()
+    {
+        var weights = new Dictionary<string, double>(StringComparer.Ordinal);
+        foreach (string part in Text(Settings.TenantWeights)?.Split(',', StringSplitOptions.TrimEntries) ?? [])
+        {
+            int equals = part.LastIndexOf('=');
+            string name = equals < 0 ? part : part[..equals];
+            if (name.Length == 0 || !Services.CallTenant.IsName(name) || !double.TryParse(part.AsSpan(equals + 1), NumberStyles.AllowDecimalPoint, CultureInfo.InvariantCulture, out double weight)
+                || weight is not (>= EngineOptions.TenantWeightMin and <= EngineOptions.TenantWeightMax))
+                Fault(Settings.TenantWeights, $"'{part}' is not a tenant's name and a weight from {EngineOptions.TenantWeightMin} to {EngineOptions.TenantWeightMax}, such as gold=4");
+            else if (!weights.TryAdd(name, weight)) Fault(Settings.TenantWeights, $"'{name}' has two weights");
+        }
+        return weights;
+    }
 
     private bool? Switch(Setting setting) => OneOf(setting, "auto", "on", "off") switch { "on" => true, "off" => false, _ => null };
 

@@ -1,4 +1,5 @@
 using System.Net;
+using Inference.Runtime.Engine;
 using Inference.Runtime.Models;
 using Inference.Server.Hosting;
 using Microsoft.Extensions.Logging;
@@ -55,7 +56,9 @@ internal sealed record ServerOptions
     public string Describe() =>
         $"Settings: model {Model.Folder ?? "built in"}{(Model.Dummy ? " with random weights" : "")}, backend {Model.Backend}, threads {Shown(Model.Threads)}, context {Shown(Model.ContextMax)}, "
         + $"cache bytes {Shown(Model.KvCacheBytes)}, sequences {Model.SequencesMax}, step tokens {Model.StepTokensMax}, "
-        + $"rows {(Model.KvFormat is { } f ? KvRowFormats.Names[f] : "auto")}, prefixes {Shown(Model.PrefixesMax)}, disk {Model.KvDisk ?? "none"}, queue {Model.QueueMax}, "
+        + $"rows {(Model.KvFormat is { } f ? KvRowFormats.Names[f] : "auto")}, prefixes {Shown(Model.PrefixesMax)}, disk {Model.KvDisk ?? "none"}, queue {Model.QueueMax} of {Shown(Model.QueueTokensMax)} tokens, "
+        + $"weights {(Model.TenantWeights.Count == 0 ? "equal" : string.Join(' ', Model.TenantWeights.Select(w => $"{w.Key}={w.Value}")))}, "
+        + $"priority {Model.PriorityAhead.TotalSeconds:0.###} s, "
         + $"max tokens {Shown(Model.DefaultMaxTokens)}, receive {ReceiveBytesMax} bytes, ping {KeepAlivePingDelay.TotalSeconds:0.###}+"
         + $"{KeepAlivePingTimeout.TotalSeconds:0.###} s, connections {ConnectionsMax} of {StreamsPerConnectionMax} streams, stall "
         + $"{WriteStallLimit.TotalSeconds:0.###} s, drain {DrainLimit.TotalSeconds:0.###} s, reflection {Reflection}, OTLP {OtlpEndpoint?.ToString() ?? "off"}";
@@ -85,6 +88,15 @@ internal sealed record ModelOptions(
     int? DefaultMaxTokens, bool? DefaultThinking, KvRowFormat? KvFormat, bool Dummy = false, string? KvDisk = null, long KvDiskBytes = 0)
 {
     public string FolderOrEmbedded => Folder ?? ShippedModels.EmbeddedFolder;
+
+    /// <summary>Most prompt tokens waiting; null = auto.</summary>
+    public long? QueueTokensMax { get; init; }
+
+    /// <summary>Of the tenants that have another than 1.</summary>
+    public IReadOnlyDictionary<string, double> TenantWeights { get; init; } = new Dictionary<string, double>();
+
+    /// <summary>What a level of priority is worth.</summary>
+    public TimeSpan PriorityAhead { get; init; } = EngineOptions.PriorityAheadDefault;
 }
 
 internal enum ListenerKind

@@ -35,6 +35,12 @@ internal static class Settings
         "kv-disk", "none", "Folder for sequence state that memory has no room for, and for saved sessions; private to this server.");
     public static readonly Setting KvDiskBytes = new("kv-disk-bytes", "16GiB", "Most bytes of state in that folder.");
     public static readonly Setting QueueMax = new("queue-max", "256", "Most requests waiting; further ones are refused at once.");
+    public static readonly Setting QueueTokensMax = new(
+        "queue-tokens-max", "auto", "Most prompt tokens of the requests waiting; at least one full context. auto: four full contexts, at least 1048576.");
+    public static readonly Setting TenantWeights = new(
+        "tenant-weights", null, "Shares of tenants (metadata x-tenant) where requests have to wait: NAME=WEIGHT, several separated by commas. Others have 1.");
+    public static readonly Setting PriorityAhead = new(
+        "priority-ahead", "60s", "A level of priority puts a request ahead of its tenant's others that came up to so much earlier.");
     public static readonly Setting KvFormat = new(
         "kv-format", "auto", "How cached rows are stored, and rounded for it: f32, bf16, fp8 (with FP4 index rows), fp8-index8 (with FP8 index rows), "
         + "or auto (fp8 where config.json says that the model was trained with it, else f32).");
@@ -45,8 +51,8 @@ internal static class Settings
 
     /// <summary>What every verb that loads a model takes.</summary>
     public static readonly IReadOnlyList<Setting> OfModel =
-        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, PrefixesMax, KvDisk, KvDiskBytes, QueueMax, DefaultMaxTokens,
-            DefaultThinking, KvFormat, Dummy];
+        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, PrefixesMax, KvDisk, KvDiskBytes,
+            QueueMax, QueueTokensMax, TenantWeights, PriorityAhead, DefaultMaxTokens, DefaultThinking, KvFormat, Dummy];
 
     /// <summary>What a verb takes that loads a model for one user.</summary>
     public static readonly IReadOnlyList<Setting> OfLocalModel = [Model, Dummy, Backend, Threads, ContextMax, KvCacheBytes, KvFormat];

@@ -16,8 +16,11 @@ internal static class CallTenant
     public static string Of(ServerCallContext context)
     {
         string tenant = context.RequestHeaders.GetValue(Key) ?? "";
-        if (tenant.Length <= LengthMax && tenant.All(c => c is >= ' ' and <= '~')) return tenant;
-        const string reason = "is no tenant: give at most 64 printable ASCII characters, or leave it out.";
+        if (IsName(tenant)) return tenant;
+        const string reason = "is no tenant: give at most 64 printable ASCII characters without a comma, once, or leave it out.";
         throw new RequestException(ErrorReason.InvalidField, $"{Key} {reason}") { Violations = [StatusMapping.Violation(Key, reason)] };
     }
+
+    /// <summary>Whether a tenant can have this name. A comma would be the mark of a key that was given twice.</summary>
+    public static bool IsName(string tenant) => tenant.Length <= LengthMax && tenant.All(c => c is >= ' ' and <= '~' and not ',');
 }

@@ -1,3 +1,4 @@
+using System.Globalization;
 using Google.Protobuf;
 using Grpc.Core;
 using Inference.Runtime.Engine;
@@ -25,12 +26,12 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
         var model = host.Require(request.Model);
         string tenant = CallTenant.Of(context);
         using var turn = request.HasSessionId ? new SessionTurn(model.Sessions, model.Sessions.Begin(tenant, request.SessionId)) : null;
-        var read = RequestReader.Read(request, model, Proposed(context), tenant, context.Deadline, turn?.Session);
+        var read = RequestReader.Read(request, model, Proposed(context), tenant, context.Deadline, DateTimeOffset.UtcNow, turn?.Session);
         using var handle = Submit(model, read, context);
         await context.WriteResponseHeadersAsync(new Metadata { { RequestIdKey, handle.RequestId } });
         ulong sequence = 0;
         uint tokens = 0;
-        await foreach (var e in handle.Events.ReadAllAsync(context.CancellationToken))
+        await foreach (var e in EventsAsync(handle, read, context))
         {
             switch (e)
             {
@@ -78,13 +79,13 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
         var model = host.Require(request.Model);
         string tenant = CallTenant.Of(context);
         using var turn = request.HasSessionId ? new SessionTurn(model.Sessions, model.Sessions.Begin(tenant, request.SessionId)) : null;
-        var read = RequestReader.Read(request, model, Proposed(context), tenant, context.Deadline, turn?.Session);
+        var read = RequestReader.Read(request, model, Proposed(context), tenant, context.Deadline, DateTimeOffset.UtcNow, turn?.Session);
         using var handle = Submit(model, read, context);
         await context.WriteResponseHeadersAsync(new Metadata { { RequestIdKey, handle.RequestId } });
         var response = new V1.CompleteResponse();
         var text = new System.Text.StringBuilder();
         var bytes = new MemoryStream();
-        await foreach (var e in handle.Events.ReadAllAsync(context.CancellationToken))
+        await foreach (var e in EventsAsync(handle, read, context))
         {
             switch (e)
             {
@@ -129,6 +130,33 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
 
     private static string? Proposed(ServerCallContext context) => context.RequestHeaders.GetValue(RequestIdKey);
 
+    /// <summary>The events as they come. The engine looks at deadlines between two steps; a first token that is late is told at once, as the
+    /// gRPC library tells the deadline of the call.</summary>
+    private static async IAsyncEnumerable<GenerationEvent> EventsAsync(GenerationHandle handle, ReadRequest read, ServerCallContext context)
+    {
+        using var patience = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
+        if (read.Generation.FirstTokenDeadline is { } due)
+            patience.CancelAfter(TimeSpan.FromMilliseconds(Math.Clamp((due - DateTimeOffset.UtcNow).TotalMilliseconds, 0, int.MaxValue)));
+        while (true)
+        {
+            try
+            {
+                if (!await handle.Events.WaitToReadAsync(patience.Token)) yield break;
+            }
+            catch (OperationCanceledException) when (!context.CancellationToken.IsCancellationRequested)
+            {
+                throw LateFirstToken();
+            }
+            while (handle.Events.TryRead(out var e))
+            {
+                if (e is GenerationDelta) patience.CancelAfter(Timeout.InfiniteTimeSpan);
+                yield return e;
+            }
+        }
+    }
+
+    private static RequestException LateFirstToken() => new(ErrorReason.FirstTokenTimeout, "The first token did not come within first_token_timeout.");
+
     /// <summary>Notes the end, and says what the call's status will be; null = OK.</summary>
     private RequestException? Ended(GenerationFinished e, ReadRequest read, ServedModel model)
     {
@@ -142,12 +170,30 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
                 return new RequestException(ErrorReason.Cancelled, "The call was cancelled.");
             case FinishReason.DeadlineExceeded:
                 return new RequestException(ErrorReason.DeadlineExceeded, "The deadline of the call passed.");
+            case FinishReason.FirstTokenDeadlineExceeded:
+                return LateFirstToken();
+            case FinishReason.DeadlineUnreachable:
+                return Unreachable(e.Estimate!);
             case FinishReason.Error:
                 ServerLog.GenerationFailed(logger, read.Generation.RequestId, e.Error);
                 return Failure(e, model.Engine.State);
             default:
                 return null;
         }
+    }
+
+    private static RequestException Unreachable(DeadlineEstimate estimate)
+    {
+        string tokens = estimate.Tokens.ToString(CultureInfo.InvariantCulture);
+        string needed = Milliseconds(estimate.Needed), left = Milliseconds(estimate.Left);
+        return new(
+            ErrorReason.DeadlineUnreachable,
+            $"{tokens} prompt tokens are to be computed before the first token, which takes {needed} ms at twice the speed that was measured; the deadline is in {left} ms. Give more time, or a shorter prompt.")
+        {
+            Metadata = new Dictionary<string, string> { ["prompt_tokens"] = tokens, ["needed_ms"] = needed, ["left_ms"] = left },
+        };
+
+        static string Milliseconds(TimeSpan time) => time.TotalMilliseconds.ToString("0.###", CultureInfo.InvariantCulture);
     }
 
     private static RequestException Failure(GenerationFinished e, EngineState state) => state switch

@@ -92,7 +92,7 @@ internal static class ProtoEvents
         FinishReason.Stop => V1.FinishReason.Stop,
         FinishReason.Length => V1.FinishReason.Length,
         FinishReason.Cancelled => V1.FinishReason.Cancelled,
-        FinishReason.DeadlineExceeded => V1.FinishReason.DeadlineExceeded,
+        FinishReason.DeadlineExceeded or FinishReason.FirstTokenDeadlineExceeded or FinishReason.DeadlineUnreachable => V1.FinishReason.DeadlineExceeded,
         _ => V1.FinishReason.Error,
     };
 }

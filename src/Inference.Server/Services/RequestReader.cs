@@ -30,11 +30,17 @@ internal static class RequestReader
     /// <param name="proposedId">A request id from the call's metadata, for requests without one of their own; ignored when it is no good.</param>
     /// <param name="tenant">Whose call it is.</param>
     /// <param name="deadline">Of the call, UTC; <see cref="DateTime.MaxValue"/> = none.</param>
+    /// <param name="arrived">When the call did, UTC.</param>
     /// <param name="session">What the prompt goes on from.</param>
     /// <exception cref="RequestException">Something is wrong with the request.</exception>
-    public static ReadRequest Read(V1.GenerateRequest request, ServedModel model, string? proposedId, string tenant, DateTime deadline, KvSessionTurn? session = null)
+    public static ReadRequest Read(
+        V1.GenerateRequest request, ServedModel model, string? proposedId, string tenant, DateTime deadline, DateTimeOffset arrived,
+        KvSessionTurn? session = null)
     {
         var checks = new FieldChecks();
+        int priority = checks.Integer(
+            "priority", request.HasPriority, request.Priority, GenerationRequest.PriorityMin, GenerationRequest.PriorityMax, 0);
+        var firstToken = FirstTokenTimeout(request, checks);
         string requestId = RequestId(request, proposedId, checks);
         var sampling = Sampling(request.Sampling ?? new(), model, checks);
         var stopping = request.Stopping ?? new();
@@ -62,7 +68,9 @@ internal static class RequestReader
                 TopLogprobs = topLogprobs,
                 Tenant = tenant,
                 Boundaries = model.Boundaries(ids),
+                Priority = priority,
                 Deadline = deadline == DateTime.MaxValue ? null : new DateTimeOffset(deadline, TimeSpan.Zero),
+                FirstTokenDeadline = firstToken is { } timeout ? arrived + timeout : null,
             },
             output.OmitTokenIds, output.OmitBytes);
     }
@@ -76,6 +84,16 @@ internal static class RequestReader
     }
 
     public static string NewId() => Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16));
+
+    private static TimeSpan? FirstTokenTimeout(V1.GenerateRequest request, FieldChecks checks)
+    {
+        if (request.FirstTokenTimeout is not { } timeout) return null;
+        const long SecondsMax = 365 * 86400;
+        if (timeout.Seconds is >= 0 and <= SecondsMax && timeout.Nanos is >= 0 and < 1_000_000_000 && (timeout.Seconds > 0 || timeout.Nanos > 0))
+            return timeout.ToTimeSpan();
+        checks.Add("first_token_timeout", $"is {timeout.Seconds} s and {timeout.Nanos} ns; give more than no time and at most {SecondsMax} s, or leave it out.");
+        return null;
+    }
 
     private static bool IsId(string id) => id.Length is > 0 and <= RequestIdLengthMax && id.All(c => c is >= ' ' and <= '~');
 

@@ -23,6 +23,15 @@ public sealed class OptionsReaderTests
     }
 
     [Fact]
+    public void Tenants_have_the_weights_they_are_given()
+    {
+        Assert.Empty(Read().Model.TenantWeights);
+        var options = Read(("tenant-weights", "gold=4, free tier=0.5,a=b=1"), ("queue-tokens-max", "9000"), ("priority-ahead", "90s"));
+        Assert.Equal([("a=b", 1.0), ("free tier", 0.5), ("gold", 4.0)], options.Model.TenantWeights.Select(w => (w.Key, w.Value)).Order());
+        Assert.Equal((9000, 90), (options.Model.QueueTokensMax, options.Model.PriorityAhead.TotalSeconds));
+    }
+
+    [Fact]
     public void The_command_line_wins_over_the_environment_and_that_over_the_file()
     {
         using var folder = new TemporaryFolder();
@@ -66,6 +75,14 @@ public sealed class OptionsReaderTests
     [InlineData("sequences-max", "auto", "not a whole number")]
     [InlineData("write-stall-limit", "0", "not a time")]
     [InlineData("write-stall-limit", "NaN", "not a time")]
+    [InlineData("tenant-weights", "gold", "'gold' is not a tenant's name and a weight from 0.01 to 100")]
+    [InlineData("tenant-weights", "gold=0", "'gold=0' is not")]
+    [InlineData("tenant-weights", "gold=NaN", "'gold=NaN' is not")]
+    [InlineData("tenant-weights", "=2", "'=2' is not")]
+    [InlineData("tenant-weights", "a=1,é=2", "'é=2' is not")]
+    [InlineData("tenant-weights", "a=1,a=2", "'a' has two weights")]
+    [InlineData("queue-tokens-max", "0", "not auto or a whole number")]
+    [InlineData("priority-ahead", "25h", "not a time")]
     [InlineData("reflection", "maybe", "none of auto, on, off")]
     [InlineData("log-level", "loud", "none of trace")]
     [InlineData("allow-remote-plaintext", "yes", "neither true nor false")]

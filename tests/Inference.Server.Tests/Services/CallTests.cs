@@ -63,6 +63,87 @@ public sealed class CallTests
     private static List<uint> Prompt => [.. Enumerable.Range(0, 700).Select(i => (uint)(i * 7 % 1000))];
 
     [Fact]
+    public async Task A_first_token_that_is_late_is_told_while_the_engine_is_stuck()
+    {
+        using var stuck = new ManualResetEventSlim(true);
+        await using var server = await TestServer.StartAsync(model: Model(_ => stuck.Wait()));
+        stuck.Reset();
+        var request = Rpc.Ids(5);
+        request.FirstTokenTimeout = Google.Protobuf.WellKnownTypes.Duration.FromTimeSpan(TimeSpan.FromMilliseconds(300));
+        foreach (bool streams in (bool[])[false, true])
+        {
+            var clock = Stopwatch.StartNew();
+            var failure = await Rpc.FailureAsync(async () =>
+            {
+                if (!streams) await server.Completions.CompleteAsync(request);
+                else await Rpc.ReadAsync(server.Completions.Generate(request));
+            });
+            failure.Is(StatusCode.DeadlineExceeded, ErrorReason.FirstTokenTimeout);
+            Assert.InRange(clock.ElapsedMilliseconds, 290, 10_000);
+        }
+        stuck.Set();
+        await server.UntilAsync(() => server.IsIdle, "the engine has let go");
+    }
+
+    [Fact]
+    public async Task A_first_token_in_time_ends_its_deadline()
+    {
+        await using var server = await Slow(5);
+        var request = Rpc.Ids(200);
+        request.FirstTokenTimeout = Google.Protobuf.WellKnownTypes.Duration.FromTimeSpan(TimeSpan.FromMilliseconds(900));
+        Assert.Equal(200, (await server.Completions.CompleteAsync(request)).TokenIds.Count);
+    }
+
+    [Fact]
+    public async Task A_deadline_that_cannot_be_met_is_refused_before_any_work_with_the_numbers()
+    {
+        await using var server = await TestServer.StartAsync(
+            new Dictionary<string, string> { ["step-tokens-max"] = "64", ["prefixes-max"] = "0" }, Model(_ => Thread.Sleep(20)));
+        var request = Rpc.Ids(1, [.. Enumerable.Range(1, 1000).Select(i => (uint)i)]);
+        await server.Completions.CompleteAsync(request);  // 16 steps: the speed is known
+        long before = server.Served.Engine.Stats.PromptTokens;
+        var failure = await Rpc.FailureAsync(() => server.Completions.CompleteAsync(request, deadline: DateTime.UtcNow.AddMilliseconds(100)).ResponseAsync);
+        failure.Is(StatusCode.DeadlineExceeded, ErrorReason.DeadlineUnreachable);
+        Assert.Equal("1000", failure.Info!.Metadata["prompt_tokens"]);
+        Assert.InRange(double.Parse(failure.Info.Metadata["needed_ms"], System.Globalization.CultureInfo.InvariantCulture), 150, 5000);
+        Assert.InRange(double.Parse(failure.Info.Metadata["left_ms"], System.Globalization.CultureInfo.InvariantCulture), 0, 100);
+        Assert.Equal(before, server.Served.Engine.Stats.PromptTokens);
+        Assert.Equal(1, server.Served.Engine.Stats.Finished[(int)Inference.Runtime.Engine.FinishReason.DeadlineUnreachable]);
+    }
+
+    [Fact]
+    public async Task A_tenant_has_one_name_of_some_length()
+    {
+        await using var server = await TestServer.StartAsync();
+        var request = Rpc.Ids(1);
+        foreach (var metadata in (Metadata[])[[new("x-tenant", new string('x', 65))], [new("x-tenant", "a"), new("x-tenant", "b")]])
+        {
+            var failure = await Rpc.FailureAsync(() => server.Completions.CompleteAsync(request, metadata).ResponseAsync);
+            failure.Is(StatusCode.InvalidArgument, ErrorReason.InvalidField);
+            Assert.Equal(["x-tenant"], failure.Fields);
+        }
+    }
+
+    [Fact]
+    public async Task More_prompt_tokens_than_the_queue_holds_are_refused_though_places_are_free()
+    {
+        using var stuck = new ManualResetEventSlim(true);
+        await using var server = await TestServer.StartAsync(new Dictionary<string, string> { ["queue-tokens-max"] = "5000" }, Model(_ => stuck.Wait()));
+        stuck.Reset();
+        var running = server.Completions.CompleteAsync(Rpc.Ids(2)).ResponseAsync;
+        await server.UntilAsync(() => server.Served.Engine.Queued == 0 && server.Served.Engine.Stats.Accepted == 1, "one runs");
+        var request = Rpc.Ids(1, [.. Enumerable.Range(1, 4000).Select(i => (uint)(i % 1000))]);
+        var waiting = server.Completions.CompleteAsync(request).ResponseAsync;
+        await server.UntilAsync(() => server.Served.Engine.Queued == 1, "one waits");
+        var failure = await Rpc.FailureAsync(() => server.Completions.CompleteAsync(request).ResponseAsync);
+        failure.Is(StatusCode.ResourceExhausted, ErrorReason.Overloaded);
+        Assert.True(failure.Retry!.RetryDelay.ToTimeSpan() > TimeSpan.Zero);
+        Assert.Contains("4000 prompt tokens", failure.Message, StringComparison.Ordinal);
+        stuck.Set();
+        await Task.WhenAll(running, waiting);
+    }
+
+    [Fact]
     public async Task A_deadline_that_has_passed_reaches_no_engine()
     {
         await using var server = await TestServer.StartAsync();

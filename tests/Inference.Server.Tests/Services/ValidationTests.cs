@@ -67,6 +67,12 @@ public sealed class ValidationTests(SharedServer shared) : IClassFixture<SharedS
             ["tool schema not JSON"] = (r => r.Chat = User(c => c.Tools.Add(new V1.Tool { Name = "f", Parameters = "{" })), ["chat.tools[0].parameters"]),
             ["tool schema that closes its object"] =
                 (r => r.Chat = User(c => c.Tools.Add(new V1.Tool { Name = "f", Parameters = "{}},{\"x\":{}" })), ["chat.tools[0].parameters"]),
+            ["priority too low"] = (r => r.Priority = -3, ["priority"]),
+            ["priority too high"] = (r => r.Priority = 3, ["priority"]),
+            ["first_token_timeout zero"] = (r => r.FirstTokenTimeout = new(), ["first_token_timeout"]),
+            ["first_token_timeout negative"] = (r => r.FirstTokenTimeout = new() { Seconds = -1 }, ["first_token_timeout"]),
+            ["first_token_timeout out of range"] = (r => r.FirstTokenTimeout = new() { Seconds = long.MaxValue, Nanos = 5 }, ["first_token_timeout"]),
+            ["first_token_timeout not normal"] = (r => r.FirstTokenTimeout = new() { Seconds = 1, Nanos = 1_000_000_000 }, ["first_token_timeout"]),
             ["several at once"] = (r => (r.Sampling.TopP, r.Stopping.MaxTokens, r.RequestId) = (7, -1, ""), ["request_id", "sampling.top_p", "stopping.max_tokens"]),
         };
 
