@@ -347,7 +347,12 @@ internal sealed class Scheduler
         while (!HasRoomFor(candidate, hit, budget))
         {
             if (_skipped.Count > 0) return false;
-            if (_cache.Prefixes?.Reclaim(except: hit) == true || PreemptStalled()) continue;
+            if (_cache.Prefixes?.Reclaim(except: hit) == true) continue;
+            if (PreemptStalled())
+            {
+                hit = Prefix(candidate);  // what is kept of the preempted may have taken its place
+                continue;
+            }
             if (_running.Count > 0) return false;
             if (_cache.Prefixes?.Reclaim(except: hit, pinned: true) == true) continue;
             if (hit is null) return false;
