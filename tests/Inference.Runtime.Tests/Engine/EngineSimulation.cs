@@ -66,7 +66,7 @@ internal sealed class EngineSimulation : IAsyncDisposable
             _options = _options with
             {
                 KvCapacityTokens = _random.Next(16, 1200),
-                Disk = new("", _random.Next(1 << 16, 1 << 20)) { Open = (folder, _) => folder == "state" ? _disk! : _sessions, Threads = false },
+                Disk = new("", _random.Next(1 << 16, 1 << 20)) { Open = (folder, _) => folder == "state" ? _disk! : _sessions, Threads = false, WorthTokens = 8 },
             };
         }
         var stepTime = TimeSpan.FromMilliseconds(_random.Next(3) == 0 ? 0 : _random.Next(1, 80));
