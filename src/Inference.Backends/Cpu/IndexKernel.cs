@@ -6,7 +6,9 @@
 // token's query only; how rows and tokens are cut into pieces, and how rows are stored, changes nothing.
 // FP4 rows are never made F32: codes times two are small integers, and 32 products of two of them, summed in 16 bits, are exact; the sum times the two
 // power-of-two scales is what the chain of FMAs gives, to the bit (unless a number leaves the range of normal F32). IndexTileFp4.cs.
-// Tokens that see no more than TopK rows select them all and score nothing. Scores of a batch of tokens are held at once, at most ScoresMax.
+// Tokens that see no more than TopK rows select them all and score nothing. The others are taken in groups of one sequence, and their rows in ranges; a
+// group meets a range as one piece of work, in which every token keeps a short list of its best rows (TopK.cs): scores are compared and forgotten. The
+// lists of a token's ranges are joined at the end.
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using Inference.Backends.Operators;
@@ -16,18 +18,18 @@ namespace Inference.Backends.Cpu;
 internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
 {
     private const int TileRows = RowTile.Rows;
-    private const int PieceRows = 512;
     private const int ChainChannels = RowFormat.Fp4Block;
-    private const int GroupTokens = 8;
-    private const long ScoresMax = 16L << 20;
+    private const int RangeRowsMin = 256; // fewer are not worth lists of their own
+    private const int GroupTokensMax = 32, GroupTokensMin = 8;
+    private const int GroupQueryBytes = 256 << 10; // what a second-level cache has room for beside a tile and the lists
+    private const long ListIntsMax = 16L << 20; // 64 MB of lists at once
 
-    private readonly Scratch _workers = new(), _seen = new(), _scores = new(), _groups = new(), _rotary = new();
+    private readonly Scratch _workers = new(), _seen = new(), _lists = new(), _memory = new(), _groups = new(), _rotary = new();
 
     private struct Group
     {
         public int First, Count; // tokens of one sequence
         public int Visible; // rows that the last of them sees
-        public int FirstPiece; // ordinal of its first piece of rows
     }
 
     public void Run(in IndexTopK op)
@@ -60,39 +62,37 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
             t += Batch(ref body, t, tokens);
     }
 
-    /// <summary>Selects for as many tokens from <paramref name="first"/> on as may be scored at once; returns their number.</summary>
+    /// <summary>Selects for as many tokens from <paramref name="first"/> on as there may be lists at once; returns their number.</summary>
     private int Batch(ref Body body, int first, int tokens)
     {
-        int count = 0, visibleMax = 0;
-        for (; first + count < tokens; count++)
-        {
-            var visible = Math.Max(visibleMax, body.Visible(first + count));
-            if (count > 0 && (long)visible * (count + 1) > ScoresMax) break;
-            visibleMax = visible;
-        }
+        var listInts = TopK.Ints(body.TopK);
+        var count = (int)Math.Min(tokens - first, Math.Max(1, ListIntsMax / listInts));
+        var groupTokens = Math.Clamp(GroupQueryBytes / (sizeof(float) * body.Heads * body.Width), GroupTokensMin, GroupTokensMax);
         var groups = _groups.Get<Group>(count);
-        int groupCount = 0, pieces = 0;
+        int groupCount = 0, visibleMax = 0;
         for (var t = first; t < first + count; t++)
         {
             var visible = body.Visible(t);
             if (visible <= body.TopK) continue;
+            visibleMax = Math.Max(visibleMax, visible);
             ref var last = ref groups[Math.Max(groupCount - 1, 0)];
-            if (groupCount > 0 && last.First + last.Count == t && last.Count < GroupTokens && body.Sequence[last.First] == body.Sequence[t])
+            if (groupCount > 0 && last.First + last.Count == t && last.Count < groupTokens && body.Sequence[last.First] == body.Sequence[t])
             {
-                pieces += Pieces(visible) - Pieces(last.Visible);
                 last.Count++;
                 last.Visible = visible;
                 continue;
             }
-            groups[groupCount++] = new Group { First = t, Count = 1, Visible = visible, FirstPiece = pieces };
-            pieces += Pieces(visible);
+            groups[groupCount++] = new Group { First = t, Count = 1, Visible = visible };
         }
         body.Batch = first;
         body.Groups = groups;
-        body.GroupCount = groupCount;
-        body.ScoresStride = (visibleMax + TileRows - 1) / TileRows * TileRows;
-        body.Scores = groupCount == 0 ? null : _scores.Get<float>((long)body.ScoresStride * count);
-        body.ScratchStride = Math.Max(TileRows * (body.Width + body.WidthPadded), TopK.ScratchInts) + TileRows;
+        // Four pieces per thread, if rows are enough; lists for each, so no more than memory allows.
+        var ranges = groupCount == 0 ? 1 : (int)Math.Min((4L * pool.Threads + groupCount - 1) / groupCount, Math.Max(1, ListIntsMax / listInts / count));
+        body.RangeRows = (Math.Max(RangeRowsMin, (visibleMax + ranges - 1) / ranges) + TileRows - 1) / TileRows * TileRows;
+        body.Ranges = Math.Max(1, (visibleMax + body.RangeRows - 1) / body.RangeRows);
+        body.Lists = _lists.Get<TopK>((long)count * body.Ranges);
+        body.ListMemory = _memory.Get<int>((long)count * body.Ranges * listInts);
+        body.ScratchStride = TileRows * (body.Width + body.WidthPadded) + TileRows + TopK.ScratchInts + (listInts + 15) / 16 * 16;
         body.Scratch = _workers.Get<float>((long)body.ScratchStride * pool.Threads);
 
         if (groupCount > 0)
@@ -100,29 +100,28 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
             body.Phase = Phase.Prepare;
             pool.For(ref body, checked(count * body.Heads), pool.Grain(body.Width * 8L));
             body.Phase = Phase.Score;
-            pool.For(ref body, pieces, pool.Grain((long)PieceRows * body.Heads * body.Width * Math.Max(1, count / groupCount)));
+            pool.For(ref body, checked(groupCount * body.Ranges), pool.Grain((long)body.RangeRows * body.Heads * body.Width * Math.Max(1, count / groupCount)));
         }
         body.Phase = Phase.Choose;
-        pool.For(ref body, count, pool.Grain(Math.Max(body.TopK, visibleMax) * 6L));
+        pool.For(ref body, count, pool.Grain(body.TopK * body.Ranges * 8L));
         return count;
     }
-
-    private static int Pieces(int visible) => (visible + PieceRows - 1) / PieceRows;
 
     private enum Phase { Prepare, Score, Choose }
 
     private struct Body : IParallelBody
     {
-        public float* Queries, HeadWeights, Frequencies, Scores, Scratch;
+        public float* Queries, HeadWeights, Frequencies, Scratch;
         public double* Rotary;
-        public int* Sequence, Position, Selected;
+        public int* Sequence, Position, Selected, ListMemory;
+        public TopK* Lists; // [tokens of the batch, ranges]
         public Group* Groups;
         public long QueriesStride, HeadWeightsStride, SelectedStride;
         public RowMap Rows;
         public RowCodec Codec;
         public RowRounding Rounding;
         public Phase Phase;
-        public int Heads, Width, Pairs, Ratio, TopK, Batch, GroupCount, ScoresStride, ScratchStride;
+        public int Heads, Width, Pairs, Ratio, TopK, Batch, Ranges, RangeRows, ScratchStride;
         public float Scale;
 
         public readonly int WidthPadded => (Width + 15) / 16 * 16;
@@ -138,16 +137,12 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
                     PrepareQueries(start, end, worker);
                     break;
                 case Phase.Score:
-                    var g = 0;
-                    for (var piece = start; piece < end; piece++)
-                    {
-                        while (g + 1 < GroupCount && Groups[g + 1].FirstPiece <= piece) g++;
-                        ScorePiece(Groups[g], (piece - Groups[g].FirstPiece) * PieceRows, Scratch + (long)worker * ScratchStride);
-                    }
+                    for (var item = start; item < end; item++)
+                        ScoreRange(Groups[item / Ranges], item % Ranges, Scratch + (long)worker * ScratchStride);
                     break;
                 default:
                     for (var t = Batch + start; t < Batch + end; t++)
-                        Choose(t, (int*)(Scratch + (long)worker * ScratchStride));
+                        Choose(t, Scratch + (long)worker * ScratchStride);
                     break;
             }
         }
@@ -169,25 +164,34 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
             }
         }
 
-        private readonly void ScorePiece(in Group group, int first, float* scratch)
+        // Of a worker's scratch: the tile and what it is made from, then thirty-two scores, a histogram, a list.
+        private readonly float* ScoresOf(float* scratch) => scratch + TileRows * (Width + WidthPadded);
+
+        private readonly int* HistogramOf(float* scratch) => (int*)(ScoresOf(scratch) + TileRows);
+
+        private readonly void ScoreRange(in Group group, int range, float* scratch)
         {
-            var end = Math.Min(first + PieceRows, group.Visible);
+            var lists = Lists + (long)(group.First - Batch) * Ranges + range;
+            for (var i = 0; i < group.Count; i++)
+                lists[(long)i * Ranges].Begin(TopK, ListMemory + ((long)(group.First + i - Batch) * Ranges + range) * Cpu.TopK.Ints(TopK), HistogramOf(scratch));
+            var scores = ScoresOf(scratch);
             var rows = stackalloc byte*[TileRows];
+            int first = range * RangeRows, end = Math.Min(first + RangeRows, group.Visible);
             for (var row = first; row < end; row += TileRows)
             {
                 FindRows(Sequence[group.First], row, Math.Min(TileRows, end - row), rows);
-                var scores = Scores + (long)(group.First - Batch) * ScoresStride + row;
-                if (Codec.IsFp4)
+                var tile = new IndexTileFp4(scratch, Width);
+                if (Codec.IsFp4) tile.Fill(rows);
+                else Transpose(rows, scratch, scratch + TileRows * Width);
+                for (var i = 0; i < group.Count; i++)
                 {
-                    var tile = new IndexTileFp4(scratch, Width);
-                    tile.Fill(rows);
-                    for (var i = 0; i < group.Count; i++, scores += ScoresStride)
-                        tile.Score((byte*)Query(group.First + i), Heads, HeadWeights + (group.First + i) * HeadWeightsStride, Scale, scores);
-                    continue;
+                    var t = group.First + i;
+                    var seen = Math.Min(TileRows, Visible(t) - row);
+                    if (seen <= 0) continue;
+                    if (Codec.IsFp4) tile.Score((byte*)Query(t), Heads, HeadWeights + t * HeadWeightsStride, Scale, scores);
+                    else ScoreTile(t, scratch, scores);
+                    lists[(long)i * Ranges].Add(scores, row, seen);
                 }
-                Transpose(rows, scratch, scratch + TileRows * Width);
-                for (var i = 0; i < group.Count; i++, scores += ScoresStride)
-                    ScoreTile(group.First + i, scratch, scores);
             }
         }
 
@@ -287,21 +291,24 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
             high.Store(scores + 16);
         }
 
-        private readonly void Choose(int t, int* histogram)
+        private readonly void Choose(int t, float* scratch)
         {
             var visible = Visible(t);
-            var selected = Selected + t * SelectedStride;
-            var count = Math.Min(TopK, visible);
+            var selected = new Span<int>(Selected + t * SelectedStride, TopK);
             if (visible <= TopK)
             {
-                for (var b = 0; b < count; b++)
+                for (var b = 0; b < visible; b++)
                     selected[b] = b;
+                selected[visible..].Fill(-1);
+                return;
             }
-            else
-            {
-                Cpu.TopK.Select(Scores + (long)(t - Batch) * ScoresStride, visible, TopK, selected, histogram);
-            }
-            new Span<int>(selected + count, TopK - count).Fill(-1);
+            var lists = Lists + (long)(t - Batch) * Ranges;
+            var histogram = HistogramOf(scratch);
+            var all = new TopK();
+            all.Begin(TopK, histogram + Cpu.TopK.ScratchInts, histogram);
+            for (var r = 0; r < Ranges && r * RangeRows < visible; r++)
+                all.Add(lists[r]);
+            all.Best().CopyTo(selected);
         }
     }
 
@@ -309,7 +316,8 @@ internal sealed unsafe class IndexKernel(WorkerPool pool) : IDisposable
     {
         _workers.Dispose();
         _seen.Dispose();
-        _scores.Dispose();
+        _lists.Dispose();
+        _memory.Dispose();
         _groups.Dispose();
         _rotary.Dispose();
     }

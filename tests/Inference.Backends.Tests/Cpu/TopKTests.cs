@@ -7,6 +7,7 @@ public sealed unsafe class TopKTests
 {
     [Theory]
     [InlineData(1, 1, 0)]
+    [InlineData(7, 9, 0)]
     [InlineData(50, 7, 1)]
     [InlineData(5000, 512, 2)]
     [InlineData(5000, 4999, 3)]
@@ -22,6 +23,22 @@ public sealed unsafe class TopKTests
         Assert.Equal(expected, Select(scores, k));
     }
 
+    [Theory]
+    [InlineData(20_000, 32)]
+    [InlineData(20_000, 700)]
+    [InlineData(20_011, 9_000)]
+    public void The_order_of_the_scores_does_not_matter(int count, int k)
+    {
+        // Ascending, every score passes the bar and the list of candidates is cut again and again; descending, none does.
+        float[] ascending = [.. Enumerable.Range(0, count).Select(i => (i - count / 2) * 0.25f)];
+        Assert.Equal(Enumerable.Range(count - k, k), Select(ascending, k));
+        Assert.Equal(Enumerable.Range(0, k), Select([.. ascending.Reverse()], k));
+        Assert.Equal(Enumerable.Range(0, k), Select(new float[count], k));
+        var shuffled = ascending.ToArray();
+        new Random(5).Shuffle(shuffled);
+        Assert.Equal(Enumerable.Range(0, count).Where(i => shuffled[i] >= ascending[count - k]), Select(shuffled, k));
+    }
+
     [Fact]
     public void Selects_the_first_of_equal_scores()
     {
@@ -32,11 +49,35 @@ public sealed unsafe class TopKTests
 
     private static int[] Select(float[] scores, int k)
     {
-        var selected = new int[k];
-        var histogram = stackalloc int[TopK.ScratchInts];
-        fixed (float* s = scores)
-        fixed (int* i = selected)
-            TopK.Select(s, scores.Length, k, i, histogram);
-        return selected;
+        var whole = Select(scores, k, scores.Length);
+        // In pieces whose lists are joined, the same.
+        foreach (int piece in (int[])[32, 96, 1 << 13]) Assert.Equal(whole, Select(scores, k, piece));
+        return whole;
+    }
+
+    private static int[] Select(float[] scores, int k, int piece)
+    {
+        int pieces = (scores.Length + piece - 1) / piece, ints = TopK.Ints(k);
+        var memory = new int[(pieces + 1) * ints + TopK.ScratchInts + 1];
+        memory[^1] = 17;
+        float[] padded = [.. scores, .. Enumerable.Repeat(float.PositiveInfinity, 32)];
+        fixed (float* s = padded)
+        fixed (int* m = memory)
+        {
+            var scratch = m + (pieces + 1) * ints;
+            var all = new TopK();
+            all.Begin(k, m + pieces * ints, scratch);
+            for (int p = 0; p < pieces; p++)
+            {
+                var list = new TopK();
+                list.Begin(k, m + p * ints, scratch);
+                int end = Math.Min((p + 1) * piece, scores.Length);
+                for (int first = p * piece; first < end; first += 32) list.Add(s + first, first, Math.Min(32, end - first));
+                all.Add(list);
+            }
+            var best = all.Best().ToArray();
+            Assert.Equal(17, memory[^1]);
+            return best;
+        }
     }
 }
