@@ -27,7 +27,8 @@ public sealed class ScheduleInvarianceTests(ITestOutputHelper output)
     /// <param name="Twice">The requests run two times; the second time counts.</param>
     /// <param name="Disk">And that is after a restart, on an engine that has the first one's disk.</param>
     private sealed record Schedule(
-        int Sequences, int StepTokens, int KvTokens = 8192, int Prefixes = 0, bool Twice = false, bool Disk = false, int Threads = 0, int Headroom = 256);
+        int Sequences, int StepTokens, int KvTokens = 8192, int Prefixes = 0, bool Twice = false, bool Disk = false, int Threads = 0, int Headroom = 256,
+        KvRowFormat Rows = KvRowFormat.F32);
 
     private static readonly Schedule[] InCi =
     [
@@ -61,6 +62,21 @@ public sealed class ScheduleInvarianceTests(ITestOutputHelper output)
         output.WriteLine($"{PromptCount} prompts, {compared} tokens compared, no differences");
     }
 
+    [Theory]
+    [InlineData(KvRowFormat.BF16)]
+    [InlineData(KvRowFormat.Fp8WithFp4Index)]
+    [InlineData(KvRowFormat.Fp8WithFp8Index)]
+    public async Task Rows_in_every_format_give_the_same_bits_in_batches_preempted_resumed_and_from_disk(KvRowFormat rows)
+    {
+        var requests = Requests()[50..74]; // some of the examples, some long random ones
+        var alone = await RunAsync(new(1, 4096, Rows: rows), requests);
+        var exact = await RunAsync(new(1, 4096), requests);
+        Assert.Contains(requests.Index(), r => !alone[r.Index].SequenceEqual(exact[r.Index]));
+        Schedule[] schedules = [new(8, 64), InCi[^3], InCi[^2], InCi[^1]];
+        foreach (var schedule in schedules)
+            if (!schedule.Disk || OperatingSystem.IsLinux()) AssertSame(alone, await RunAsync(schedule with { Rows = rows }, requests), schedule);
+    }
+
     private static List<GenerationRequest> Requests()
     {
         var examples = JsonDocument.Parse(File.ReadAllText(Path.Combine(RepositoryPaths.Pebble, "examples.json"))).RootElement.EnumerateArray()
@@ -87,7 +103,8 @@ public sealed class ScheduleInvarianceTests(ITestOutputHelper output)
         using var folder = new TemporaryFolder();
         using var backend = new CpuBackend(schedule.Threads);
         using var model = DeepSeekV4.Load(
-            DeepSeekV4Config.Read(ModelFolder.Open(RepositoryPaths.Pebble)), Checkpoint.Open(RepositoryPaths.Pebble), backend, new DeepSeekV4Options());
+            DeepSeekV4Config.Read(ModelFolder.Open(RepositoryPaths.Pebble)), Checkpoint.Open(RepositoryPaths.Pebble), backend,
+            new DeepSeekV4Options(schedule.Rows));
         var options = new EngineOptions
         {
             SequencesMax = schedule.Sequences,
@@ -95,7 +112,7 @@ public sealed class ScheduleInvarianceTests(ITestOutputHelper output)
             KvCapacityTokens = schedule.KvTokens,
             ContextMax = 1024,
             PrefixesMax = schedule.Prefixes,
-            QueueMax = requests.Count,
+            QueueMax = 2 * requests.Count,
             HeadroomTokens = schedule.Headroom,
             Disk = schedule.Disk ? new(folder.Path, 1L << 32) { WorthTokens = 1 } : null,
         };
