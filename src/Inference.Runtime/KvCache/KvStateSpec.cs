@@ -33,12 +33,15 @@ public sealed record KvStateSpec(
     /// <summary>Token positions of one logical block, for all kinds of state (design decision 4).</summary>
     public const int BlockTokens = 256;
 
+    /// <summary>Rows that are kept: keys and values or MLA latents (ratio 1), compressed rows and index keys (a higher one).</summary>
     public static KvStateSpec All(string name, int layers, RowFormat row, int ratio) =>
         new(name, layers, row, ratio, KvRetention.All, 0, 0, Math.Max(1, BlockTokens / ratio));
 
+    /// <summary>A row per token for the last <paramref name="tokens"/> of them: sliding windows.</summary>
     public static KvStateSpec Window(string name, int layers, RowFormat row, int tokens, int rowsPerPage) =>
         new(name, layers, row, 1, KvRetention.Window, tokens, 0, rowsPerPage);
 
+    /// <summary>A row per token for the unfinished chunk: compressor inputs, and rows of layers that attend within a chunk of the text only.</summary>
     public static KvStateSpec Chunk(string name, int layers, RowFormat row, int tokens, int chunksBefore, int rowsPerPage) =>
         new(name, layers, row, 1, KvRetention.Chunk, tokens, chunksBefore, rowsPerPage);
 

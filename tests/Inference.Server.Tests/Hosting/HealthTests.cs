@@ -147,6 +147,7 @@ public sealed class HealthTests
         Assert.False(model.DefaultSampling.HasSeed);
         Assert.Equal([1u], model.EndTokenIds);
         Assert.Equal((V1.DeterminismClass.AnySchedule, "host-memory", true), (model.Determinism, model.Backend, model.SupportsChat));
+        Assert.Equal("f32", model.KvFormat);
         Assert.Equal(model, Assert.Single((await client.ListModelsAsync(new())).Models));
         (await Rpc.FailureAsync(() => client.GetModelAsync(new() { Name = "other" }).ResponseAsync)).Is(StatusCode.NotFound, ErrorReason.ModelNotFound);
         var failure = await Rpc.FailureAsync(() => client.ListModelsAsync(new() { PageSize = -1, PageToken = "x" }).ResponseAsync);

@@ -1,4 +1,5 @@
 using System.Net;
+using Inference.Runtime.Models;
 using Inference.Server.Options;
 using Inference.Testing;
 using Microsoft.Extensions.Logging;
@@ -21,6 +22,14 @@ public sealed class OptionsReaderTests
         Assert.Null(options.Model.Folder);
         Assert.Null(options.OtlpEndpoint);
     }
+
+    [Theory]
+    [InlineData("auto", null)]
+    [InlineData("f32", KvRowFormat.F32)]
+    [InlineData("BF16", KvRowFormat.BF16)]
+    [InlineData("fp8", KvRowFormat.Fp8WithFp4Index)]
+    [InlineData("fp8-index8", KvRowFormat.Fp8WithFp8Index)]
+    public void Cached_rows_are_stored_as_asked(string text, KvRowFormat? format) => Assert.Equal(format, Read(("kv-format", text)).Model.KvFormat);
 
     [Fact]
     public void Tenants_have_the_weights_they_are_given()
