@@ -22,6 +22,9 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     private readonly LinkedList<Snapshot> _byUse = [];  // least recently used first
     private readonly List<int> _points = [];
 
+    /// <summary>Where snapshots are taken, and which goes first.</summary>
+    public SnapshotPolicy Policy { get; set; } = new();
+
     /// <summary>Where snapshots go that memory has no room for; null = nowhere.</summary>
     public PrefixTier? Tier { get; set; }
 
@@ -100,24 +103,19 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         if (path.Lost) return;
         Place(path);
         _points.Clear();
-        SnapshotPoints.Between(from, to, promptLength, _points);
-        foreach (int wanted in path.Wanted) AddPoint(wanted);
-        if (path.Boundaries is [.., var last] && from < last)
-            foreach (int boundary in path.Boundaries) AddPoint(boundary);
+        Policy.Between(from, to, promptLength, path.Boundaries, _points);
+        foreach (int wanted in path.Wanted)
+            if (wanted > from && wanted <= to && !_points.Contains(wanted)) _points.Add(wanted);
         path.Wanted.RemoveAll(w => w <= to);
         _points.Sort();
         foreach (int point in _points)
         {
             if (!Advance(table, path, tokens, point / BlockTokens)) return;
             var snapshot = Take(table, path.Node!, tokens, point);
-            if (snapshot is not null && SnapshotPoints.OutlivesMemory(point, promptLength, path.Boundaries)) Tier?.Write(snapshot);
+            if (snapshot is not null) snapshot.AtMessage |= path.Boundaries.Contains(point);
+            if (snapshot is not null && Policy.OutlivesMemory(point, promptLength, path.Boundaries)) Tier?.Write(snapshot);
         }
         Advance(table, path, tokens, to / BlockTokens);
-
-        void AddPoint(int n)
-        {
-            if (n > from && n <= to && !_points.Contains(n)) _points.Add(n);
-        }
     }
 
     /// <summary>A snapshot where a sequence stands, as long as its table holds that state; it goes to disk too, if there is one.</summary>
@@ -138,16 +136,40 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         path.Wanted.Clear();
     }
 
-    /// <summary>Gives up the least recently used snapshot, but not <paramref name="except"/>; false if there is no other.</summary>
+    /// <summary>Gives up a snapshot, but not <paramref name="except"/>; false if there is no other. Which one: <see cref="SnapshotPolicy"/>.</summary>
     /// <param name="pinned">Pinned ones too: for a sequence that has the cache for itself and would not fit otherwise.</param>
     public bool Reclaim(Snapshot? except = null, bool pinned = false)
     {
-        var entry = _byUse.First;
-        while (entry is not null && (entry.Value == except || (entry.Value.Pins > 0 && !pinned))) entry = entry.Next;
-        if (entry is null) return false;
-        Tier?.GivingUp(entry.Value);
-        Drop(entry.Value);
+        Snapshot? victim = null;
+        double least = Policy.ThinBelow;
+        int considered = 0;
+        for (var entry = _byUse.First; entry is not null && considered < Policy.Considered; entry = entry.Next)
+        {
+            var snapshot = entry.Value;
+            if (snapshot == except || (snapshot.Pins > 0 && !pinned)) continue;
+            victim ??= snapshot;
+            considered++;
+            if (Worth(snapshot) is not { } worth || worth >= least) continue;
+            (victim, least) = (snapshot, worth);
+        }
+        if (victim is null) return false;
+        Tier?.GivingUp(victim);
+        Drop(victim);
         return true;
+    }
+
+    // Tokens that would be computed again without the snapshot, in proportion to its distance to the longest that goes on from it; null if none
+    // does, or none comes before it.
+    private double? Worth(Snapshot snapshot)
+    {
+        // Of the same block others may part from it: near enough.
+        int reach = snapshot.Node.Reach;
+        if (reach <= snapshot.Length) return null;
+        int before = 0;
+        for (Node? n = snapshot.Node; n is not null && before == 0; n = n.Parent)
+            foreach (var other in n.Snapshots)
+                if (other.Length < snapshot.Length && snapshot.Continues(other)) before = Math.Max(before, other.Length);
+        return (double)(snapshot.Length - before) / (reach - snapshot.Length) * (snapshot.AtMessage ? Policy.MessageWorth : 1);
     }
 
     /// <summary>Protects a snapshot from being given up for others; each pin is undone by one <see cref="Unpin"/>.</summary>
@@ -214,8 +236,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         bool same = known is not null && known.Parent == path.Node && known.Tokens.AsSpan().SequenceEqual(content.Span);
         if (known is null)
         {
-            path.Node!.Holders++;
-            _nodes.Add(name, known = new Node { Name = name, Parent = path.Node, Depth = block + 1, Tokens = content.ToArray(), Pages = pages });
+            known = NewNode(path.Node!, name, content, pages);
             same = true;
             Adopt(pages, kept: true);
         }
@@ -284,9 +305,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
             var block = tokens.Slice(at * BlockTokens, BlockTokens);
             if (!_nodes.TryGetValue(name, out var child))
             {
-                child = new Node { Name = name, Parent = path.Node, Depth = at + 1, Tokens = block.ToArray(), Pages = BlockPages(table, at) };
-                path.Node.Holders++;
-                _nodes.Add(name, child);
+                child = NewNode(path.Node, name, block, BlockPages(table, at));
             }
             else if (child.Parent != path.Node || !child.Tokens.AsSpan().SequenceEqual(block.Span))
             {
@@ -296,6 +315,15 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
             Stand(path, child);
         }
         return true;
+    }
+
+    private Node NewNode(Node parent, PrefixHash name, ReadOnlyMemory<int> block, int[][] pages)
+    {
+        var node = new Node { Name = name, Parent = parent, Depth = parent.Depth + 1, Tokens = block.ToArray(), Pages = pages };
+        parent.Holders++;
+        parent.Children.Add(node);
+        _nodes.Add(name, node);
+        return node;
     }
 
     private int[][] BlockPages(BlockTable table, int block)
@@ -331,6 +359,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         for (Node? n = node; n is not null && --n.Holders == 0; n = n.Parent)
         {
             _nodes.Remove(n.Name);
+            n.Parent?.Children.Remove(n);
             for (int k = 0; k < n.Pages.Length; k++)
                 foreach (int page in n.Pages[k]) pools[k].GiveUp(page);
         }
@@ -369,6 +398,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         snapshot.Node.Holders++;
         snapshot.Node.Snapshots.Add(snapshot);
         snapshot.Entry = _byUse.AddLast(snapshot);
+        snapshot.Node.UpdateReach();
     }
 
     // Pages of the rows below a length that are needed at that length and belong to no whole block.
@@ -405,6 +435,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         snapshot.Entry = null;
         if (snapshot.Pins > 0) Unpinned(snapshot);
         snapshot.Node.Snapshots.Remove(snapshot);
+        snapshot.Node.UpdateReach();
         for (int k = 0; k < pools.Count; k++)
             foreach (int page in snapshot.Pages[k]) pools[k].GiveUp(page);
         Release(snapshot.Node);
@@ -443,6 +474,22 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         /// <summary>Children, snapshots and sequences that stand here.</summary>
         public int Holders { get; set; }
         public List<Snapshot> Snapshots { get; } = [];
+        public List<Node> Children { get; } = [];
+        /// <summary>Tokens of the longest snapshot here or beyond.</summary>
+        public int Reach { get; private set; }
+
+        /// <summary>After a snapshot came or went here.</summary>
+        public void UpdateReach()
+        {
+            for (Node? n = this; n is not null; n = n.Parent)
+            {
+                int reach = 0;
+                foreach (var snapshot in n.Snapshots) reach = Math.Max(reach, snapshot.Length);
+                foreach (var child in n.Children) reach = Math.Max(reach, child.Reach);
+                if (reach == n.Reach) return;
+                n.Reach = reach;
+            }
+        }
 
         /// <summary>The nodes from the first block to this one.</summary>
         public Node[] FromRoot()
@@ -461,11 +508,15 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         public required int Length { get; init; }
         /// <summary>Tokens after the node's blocks.</summary>
         public required int[] Tail { get; init; }
+        /// <summary>Whether a shorter one on the way from the root is a prefix of this one.</summary>
+        public bool Continues(Snapshot other) => other.Node != Node || Tail.AsSpan().StartsWith(other.Tail);
         /// <summary>Per kind: of an unfinished block what is kept for ever, and what limited retention still needs.</summary>
         public required int[][] Pages { get; init; }
         /// <summary>Place in the order of use; null once it was given up.</summary>
         public LinkedListNode<Snapshot>? Entry { get; set; }
         public int Pins { get; set; }
+        /// <summary>A message begins here.</summary>
+        public bool AtMessage { get; set; }
         /// <summary>Sequences that resumed from it.</summary>
         public int Uses { get; set; }
         /// <summary>It waits to be written to disk.</summary>
