@@ -5,8 +5,11 @@ namespace Inference.Runtime.KvCache.Disk;
 /// <summary>All log messages of KV state on disk. Never a token, never a name of a prefix.</summary>
 internal static partial class KvDiskLog
 {
-    [LoggerMessage(1, LogLevel.Information, "KV state on disk: {Extents} extents, {Bytes} bytes, {Saved} saved; {Dropped} dropped")]
-    public static partial void Opened(ILogger log, int extents, long bytes, int saved, long dropped);
+    [LoggerMessage(1, LogLevel.Information, "KV state on disk: {Extents} extents, {Bytes} bytes, {Saved} saved")]
+    public static partial void Opened(ILogger log, int extents, long bytes, int saved);
+
+    [LoggerMessage(6, LogLevel.Warning, "KV state on disk: {Count} extents dropped when it was opened: {Why}")]
+    public static partial void DroppedAtOpen(ILogger log, long count, KvDrop why);
 
     [LoggerMessage(2, LogLevel.Warning, "KV extent {Id:x16} dropped: {Why}")]
     public static partial void Dropped(ILogger log, ulong id, KvDrop why);

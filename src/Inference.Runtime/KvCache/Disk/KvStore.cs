@@ -74,7 +74,9 @@ internal sealed class KvStore : IDisposable
         store.Scan();
         store.Clean();
         var counts = store.Counts();
-        KvDiskLog.Opened(log, counts.Extents, counts.Bytes, counts.SavedExtents, counts.Drops.Sum());
+        KvDiskLog.Opened(log, counts.Extents, counts.Bytes, counts.SavedExtents);
+        for (int why = 0; why < counts.Drops.Count; why++)
+            if (counts.Drops[why] > 0) KvDiskLog.DroppedAtOpen(log, counts.Drops[why], (KvDrop)why);
         return store;
     }
 
@@ -537,7 +539,6 @@ internal sealed class KvStore : IDisposable
     private void Discard(ulong id, long bytes, KvDrop why)
     {
         _drops[(int)why]++;
-        KvDiskLog.Dropped(_log, id, why);
         AddGarbage(bytes, Name(id, Published), Name(id, SavedMark));
     }
 

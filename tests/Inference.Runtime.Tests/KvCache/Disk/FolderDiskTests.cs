@@ -145,4 +145,49 @@ public sealed class FolderDiskTests : IDisposable
         Assert.All(again.Extents(), e => Assert.True(Check(again, e)));
         Assert.NotEmpty(again.Extents());
     }
+
+    [Fact]
+    public void A_real_disk_that_is_full_costs_what_does_not_fit_and_nothing_else()
+    {
+        Directory.CreateDirectory(_folder["full"]);
+        Assert.SkipUnless(Run("mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs", _folder["full"]), "a file system of its own needs root");
+        try
+        {
+            var store = KvStore.Open(FolderDisk.Open(_folder["full/kv"]), Layout, 1L << 30, NullLogger.Instance);
+            using var tier = new KvTier(store, new KvTierOptions(), () => { }, TimeProvider.System, NullLogger.Instance);
+            var load = new KvLoad(3);
+            var tickets = new List<KvTicket>();
+            while (!tier.Counts().Paused)
+            {
+                foreach (var header in load.Missing(load.Prompt(), tier.Contains))
+                    if (tier.TryWrite(header, false, payload => Fill(header, payload)) is { } ticket) tickets.Add(ticket);
+                while (tier.RunOne()) { }
+            }
+            Assert.Contains(tickets, t => t.Result == KvWriteResult.Failed);
+            Assert.InRange(tickets.Count(t => t.Result == KvWriteResult.Written), 40, 128);
+            Assert.Equal(tickets.Count(t => t.Result == KvWriteResult.Written), store.Extents().Count);
+            Assert.All(store.Extents(), e => Assert.True(Check(store, e)));
+            Assert.Empty(Directory.GetFiles(_folder["full/kv"], "*.tmp"));
+            CheckTree(store);
+        }
+        finally
+        {
+            Run("umount", _folder["full"]);
+        }
+
+        static bool Run(string program, params string[] arguments)
+        {
+            try
+            {
+                using var process = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo(program, arguments) { RedirectStandardError = true })!;
+                process.StandardError.ReadToEnd();
+                process.WaitForExit();
+                return process.ExitCode == 0;
+            }
+            catch (System.ComponentModel.Win32Exception)
+            {
+                return false;
+            }
+        }
+    }
 }
