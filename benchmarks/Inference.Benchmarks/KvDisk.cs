@@ -21,25 +21,25 @@ internal sealed unsafe partial class KvDisk
 
     private readonly StringBuilder _report = new();
     private readonly string _folder;
-    private readonly int _blocks;
+    private readonly int _blocks, _readers;
     private readonly KvLayout _layout;
     private readonly byte[] _source = new byte[64 << 20];
     private readonly byte[] _sink = new byte[64 << 20];
 
-    private KvDisk(string folder, int blocks, long bytesPerBlock)
+    private KvDisk(string folder, int blocks, long bytesPerBlock, int readers)
     {
-        (_folder, _blocks) = (folder, blocks);
+        (_folder, _blocks, _readers) = (folder, blocks, readers);
         _layout = new KvLayout { Fingerprint = new byte[32], BlockBytes = bytesPerBlock, SnapshotBytesMax = SnapshotBytes };
         new Random(1).NextBytes(_source);
     }
 
     private long PayloadBytes => _blocks * _layout.BlockBytes + SnapshotBytes;
 
-    /// <summary>Arguments: [--folder where] [--tokens n] [--bytes-per-token n] [--rounds n] [--out file] [--note text].</summary>
+    /// <summary>Arguments: [--folder where] [--tokens n] [--bytes-per-token n] [--rounds n] [--readers n] [--out file] [--note text].</summary>
     public static int Run(string[] args)
     {
         string folder = Path.GetTempPath(), output = "", note = "";
-        int tokens = 1 << 20, bytesPerToken = 3512, rounds = 5;  // 3.43 GiB: DeepSeek-V4 Flash at a million tokens
+        int tokens = 1 << 20, bytesPerToken = 3512, rounds = 5, readers = new KvTierOptions().Readers;  // 3.43 GiB: DeepSeek-V4 Flash at a million tokens
         for (var i = 0; i + 1 < args.Length; i += 2)
         {
             switch (args[i])
@@ -48,6 +48,7 @@ internal sealed unsafe partial class KvDisk
                 case "--tokens": tokens = int.Parse(args[i + 1], CultureInfo.InvariantCulture); break;
                 case "--bytes-per-token": bytesPerToken = int.Parse(args[i + 1], CultureInfo.InvariantCulture); break;
                 case "--rounds": rounds = int.Parse(args[i + 1], CultureInfo.InvariantCulture); break;
+                case "--readers": readers = int.Parse(args[i + 1], CultureInfo.InvariantCulture); break;
                 case "--out": output = args[i + 1]; break;
                 case "--note": note = args[i + 1]; break;
                 default: throw new ArgumentException($"kv-disk: unknown option {args[i]}");
@@ -57,7 +58,7 @@ internal sealed unsafe partial class KvDisk
         Directory.CreateDirectory(folder);
         try
         {
-            var benchmark = new KvDisk(folder, tokens / KvStateSpec.BlockTokens, (long)bytesPerToken * KvStateSpec.BlockTokens);
+            var benchmark = new KvDisk(folder, tokens / KvStateSpec.BlockTokens, (long)bytesPerToken * KvStateSpec.BlockTokens, readers);
             benchmark.Rounds(rounds, note);
             if (output.Length > 0) File.WriteAllText(output, benchmark._report.ToString());
         }
@@ -158,7 +159,7 @@ internal sealed unsafe partial class KvDisk
     private KvTier Open(string folder)
     {
         var store = KvStore.Open(FolderDisk.Open(folder), _layout, 1L << 50, NullLogger.Instance);
-        var tier = new KvTier(store, new KvTierOptions(), _woken.Set, TimeProvider.System, NullLogger.Instance);
+        var tier = new KvTier(store, new KvTierOptions { Readers = _readers }, _woken.Set, TimeProvider.System, NullLogger.Instance);
         tier.Start();
         return tier;
     }

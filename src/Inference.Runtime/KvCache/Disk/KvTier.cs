@@ -14,8 +14,8 @@ internal sealed record KvTierOptions
     /// <summary>Bytes that one operation reads, in whole parts: larger only where one part is.</summary>
     public long PieceBytes { get; init; } = 4L << 20;
 
-    /// <summary>Threads that read; each has one operation in flight.</summary>
-    public int Readers { get; init; } = 2;
+    /// <summary>Threads that read; each has one operation in flight, or checks what it read: with three, the disk has two nearly always.</summary>
+    public int Readers { get; init; } = 3;
 
     /// <summary>Writes and saves that wait at most.</summary>
     public int WriteQueueMax { get; init; } = 64;

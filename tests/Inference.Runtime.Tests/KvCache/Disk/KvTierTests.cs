@@ -167,6 +167,7 @@ public sealed class KvTierTests
                 if (read.TryTake(out var part)) Bench.CheckPart(read.Chain, part, parts++);
                 else bench.Tier.RunOne();
             Assert.Equal(at < points ? KvReadState.Cancelled : KvReadState.Done, read.State);
+            bench.MustBeIdle();  // without another call on the read
             Assert.False(read.TryTake(out _));
             read.Cancel();
             bench.MustBeIdle();
@@ -205,8 +206,9 @@ public sealed class KvTierTests
     public void A_part_in_use_stays_what_it_is_when_the_read_fails_behind_it()
     {
         using var bench = new Bench();
-        int[] tokens = Tokens(42);
+        int[] tokens = Tokens(42), others = Tokens(42, 900);
         bench.Write(Header(A, tokens, 0, snapshot: true));
+        bench.Write(Header(A, others, 0, snapshot: true));
         bench.Run();
         using var read = bench.Tier.BeginRead(bench.Find(tokens)!, 0);
         bench.Tier.RunOne();
@@ -214,8 +216,12 @@ public sealed class KvTierTests
         bench.Disk.Faults = (operation, _) => operation == DiskOperation.Read ? DiskFault.InputOutput : DiskFault.None;
         bench.Run();
         Assert.Equal((KvReadState.Failed, KvDrop.Unreadable), (read.State, read.Failure));
+        bench.Disk.Faults = (_, _) => DiskFault.None;
+        using var other = bench.Tier.BeginRead(bench.Find(others)!, 0);
+        bench.Run();  // into all memory there is
         Bench.CheckPart(read.Chain, part, 0);
         Assert.False(read.TryTake(out _));
+        Assert.Equal(11, bench.ReadAll(other));
         bench.MustBeIdle();
     }
 
