@@ -69,8 +69,8 @@ internal sealed record SavedSession(string Tenant, string Id, DateTimeOffset Cre
 }
 
 /// <summary>
-/// The saved sessions of a server, a file each, published as the state is: written, flushed, renamed, folder flushed. Used under the lock of
-/// the <see cref="KvSessions"/> that owns it, or before that exists.
+/// The saved sessions of a server, a file each, published as the state is: written, flushed, renamed, folder flushed. One
+/// thread at a time.
 /// </summary>
 internal sealed class SavedSessions(IDisk disk, byte[] model, int vocabSize) : IDisposable
 {

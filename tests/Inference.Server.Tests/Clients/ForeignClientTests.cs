@@ -14,7 +14,7 @@ public sealed class ForeignClientTests
 {
     private static readonly string[] Cases =
     [
-        "unary", "stream", "chat and tokenization", "model description", "deadline", "unary deadline", "cancel", "oversized message", "bad field",
+        "unary", "stream", "sessions", "chat and tokenization", "model description", "deadline", "unary deadline", "cancel", "oversized message", "bad field",
         "bad field in a stream", "unreadable message", "metadata", "unknown method", "compressed request", "health", "reflection", "drain",
         "health watch",
     ];

@@ -6,7 +6,7 @@ const loader = require('@grpc/proto-loader');
 const protobuf = require('protobufjs');
 
 const [plainAddress, tlsAddress, certificateFile, protoFolder] = process.argv.slice(2);
-const files = ['completion', 'tokenization', 'models'].map(name => `inference/v1/${name}.proto`);
+const files = ['completion', 'tokenization', 'models', 'sessions'].map(name => `inference/v1/${name}.proto`);
 const definition = loader.loadSync(files, { includeDirs: [protoFolder], keepCase: true, longs: String, enums: String, oneofs: true });
 const v1 = grpc.loadPackageDefinition(definition).inference.v1;
 
@@ -90,6 +90,27 @@ const cases = {
     const again = await unary(done => tokenization.Tokenize({ text: rendered.value.text, include_pieces: true }, done));
     expect(JSON.stringify(again.value.token_ids) === JSON.stringify(rendered.value.token_ids), 'ids differ');
     expect(Buffer.concat(again.value.pieces).toString() === rendered.value.text, 'pieces differ');
+  },
+  async sessions({ completions, sessions, name }) {
+    const id = `${name}-a`, count = 600, tokens = Array.from({ length: count }, (_, i) => 10 + i);
+    const made = await unary(done => sessions.CreateSession({ session_id: id, content: { token_ids: { ids: tokens } } }, done));
+    expect(!made.error && made.value.tokens === count && made.value.memory.tokens === count, JSON.stringify(made.error ?? made.value));
+    const fork = await unary(done => sessions.ForkSession({ session_id: id, new_session_id: `${name}-b` }, done));
+    expect(fork.value?.tokens === count, JSON.stringify(fork.error ?? fork.value));
+    const whole = await unary(done => completions.Complete(ids(5, ...tokens, 7, 8), done));
+    for (const session of [id, `${name}-b`]) {
+      const { value, error } = await unary(done => completions.Complete({ ...ids(5, 7, 8), session_id: session }, done));
+      expect(!error && JSON.stringify(value.token_ids) === JSON.stringify(whole.value.token_ids), error ?? 'a session answers otherwise than its tokens');
+      expect(value.finished.usage.cached_tokens >= count, JSON.stringify(value.finished.usage));
+    }
+    const cut = await unary(done => sessions.TruncateSession({ session_id: id, tokens: 10 }, done));
+    expect(cut.value?.tokens === 10, JSON.stringify(cut.error ?? cut.value));
+    const save = await unary(done => sessions.SaveSession({ session_id: id }, done));
+    expectCode(save.error, grpc.status.FAILED_PRECONDITION);
+    for (const session of [id, `${name}-b`]) expect(!(await unary(done => sessions.DeleteSession({ session_id: session }, done))).error, 'delete');
+    const gone = await unary(done => sessions.GetSession({ session_id: id }, done));
+    expectCode(gone.error, grpc.status.NOT_FOUND);
+    expect(details(gone.error).info.reason === 'SESSION_NOT_FOUND', 'no reason');
   },
   async 'model description'({ models }) {
     const { value } = await unary(done => models.GetModel({}, done));
@@ -232,6 +253,7 @@ function connect(name, address, credentials) {
     compressed: new v1.Completions(address, credentials, { 'grpc.default_compression_algorithm': 2 }),
     tokenization: new v1.Tokenization(address, credentials),
     models: new v1.Models(address, credentials),
+    sessions: new v1.Sessions(address, credentials),
     raw: new grpc.Client(address, credentials),
   };
 }

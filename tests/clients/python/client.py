@@ -162,6 +162,23 @@ def stream(t):
     expect(tokens_of(events) == packed(one(parse(t.complete(ids(100, 5, 6, 7))), 3)), "the stream and the unary call differ")
 
 
+def sessions(t):
+    def call(method, *fields):
+        return parse(t.unary(f"/inference.v1.Sessions/{method}")(message(*fields)))
+
+    name, tokens = f"{t.name}-py", list(range(10, 610))
+    made = call("CreateSession", (1, name), (3, message((2, message((1, b"".join(varint(i) for i in tokens)))))))
+    expect(one(made, 3, 0) == 600 and one(parse(one(made, 8)), 1, 0) == 600, "600 tokens, all in memory")
+    whole = parse(t.complete(ids(5, *tokens, 7, 8)))
+    going = parse(t.complete(ids(5, 7, 8) + message((13, name))))
+    expect(packed(one(going, 3)) == packed(one(whole, 3)), "a session answers otherwise than its tokens")
+    expect(one(call("GetSession", (1, name)), 3, 0) == 607, "prompt and answer are not the session's")
+    names = [one(parse(s), 1).decode() for s in call("ListSessions").get(1, [])]
+    expect(name in names, names)
+    call("DeleteSession", (1, name))
+    fails(grpc.StatusCode.NOT_FOUND, lambda: call("GetSession", (1, name)))
+
+
 def chat_and_tokenization(t):
     user = message((1, 2), (2, message((1, "Hi 🙂"))))
     chat = message((1, user), (3, 1))
@@ -260,7 +277,7 @@ def reflection(t):
 
 
 CASES = [
-    unary, stream, chat_and_tokenization, model_description, deadline, unary_deadline, cancel, oversized_message, bad_field,
+    unary, stream, sessions, chat_and_tokenization, model_description, deadline, unary_deadline, cancel, oversized_message, bad_field,
     bad_field_in_a_stream, unreadable_message, metadata, unknown_method, compressed_request, health, reflection,
 ]
 
