@@ -23,7 +23,7 @@ internal sealed record SchedulerLimits(int SequencesMax, int StepTokensMax, int 
 /// <summary>
 /// Who runs in the next step, with how many tokens, and who loses its pages when they run out. A pure state machine: events and a time in,
 /// a plan out. It never reads a clock, waits, locks, or looks at a token's value, and the same calls always give the same plans.
-/// The decisions and their proofs: docs/adr/0005-who-runs-next.md.
+/// The decisions and their proofs: docs/adr/0006-who-runs-next.md.
 ///
 /// The line: the next place goes to the tenant that has had least for its weight (<see cref="TenantAccounts"/>); among a tenant's requests to the one
 /// submitted first, a level of priority counting as <see cref="SchedulerLimits.PriorityAhead"/> of time. Whoever is first and has no room is

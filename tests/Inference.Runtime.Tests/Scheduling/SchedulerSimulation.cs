@@ -258,7 +258,7 @@ internal sealed class SchedulerSimulation : IDisposable
         return a != b ? a < b : one.Arrival < other.Arrival;
     }
 
-    // The bound of docs/adr/0005: what was computed for others between its submission and its start.
+    // The bound of docs/adr/0006: what was computed for others between its submission and its start.
     private void CheckWait(Sequence sequence, Wait wait)
     {
         Waits++;
