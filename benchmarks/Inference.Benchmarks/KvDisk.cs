@@ -104,8 +104,8 @@ internal sealed unsafe partial class KvDisk
         for (int i = 0; i < names.Length; i++)
         {
             int plain = i == 1 ? 0 : i == 4 ? 3 : i;
-            var ratios = seconds[i].Select((s, r) => (plain == 3 ? Math.Min(seconds[2][r], seconds[3][r]) : seconds[plain][r]) / s);
-            string ratio = i is 1 or 4 ? (Median(ratios) * 100).ToString("F0", CultureInfo.InvariantCulture) + " %" : "";
+            var ratios = seconds[i].Select((s, r) => (plain == 3 ? Math.Min(seconds[2][r], seconds[3][r]) : seconds[plain][r]) / s).ToArray();
+            string ratio = i is 1 or 4 ? string.Create(CultureInfo.InvariantCulture, $"{Median(ratios) * 100:F0} % ({ratios.Min() * 100:F0} to {ratios.Max() * 100:F0})") : "";
             Line($"| {names[i]} | {PayloadBytes / Median(seconds[i]) / 1e6:F0} | {ratio} |");
         }
         Line($"");

@@ -376,7 +376,13 @@ public sealed class KvTierTests
                 Scenario(bench);
                 if (k == 1) operations = bench.Disk.Operations;
                 bench.Disk.Faults = static (_, _) => DiskFault.None;
+                bench.Time.Advance(TimeSpan.FromMinutes(2));
+                Assert.NotNull(bench.Write(Header(A, Tokens(3, 5000), 0, snapshot: true)));
                 bench.MustBeIdle();
+                // What could not be written or deleted then is gone now.
+                var names = bench.Disk.Names();
+                Assert.DoesNotContain(names, n => n.EndsWith(".tmp", StringComparison.Ordinal));
+                Assert.Equal(bench.Tier.Counts().Store.Extents, names.Count(n => n.EndsWith(".kv", StringComparison.Ordinal)));
                 bench.Tier.Dispose();
                 CheckTree(KvStore.Open(bench.Disk.Crash(k), Layout, 1 << 20, NullLogger.Instance));
             }
