@@ -203,6 +203,19 @@ public sealed class KvTierTests
     }
 
     [Fact]
+    public void Short_reads_are_continued()
+    {
+        using var bench = new Bench();
+        int[] tokens = Tokens(42);
+        bench.Write(Header(A, tokens, 0, snapshot: true));
+        bench.Run();
+        bench.Disk.Faults = (operation, _) => operation == DiskOperation.Read ? DiskFault.Short : DiskFault.None;
+        using var read = bench.Tier.BeginRead(bench.Find(tokens)!, 0);
+        Assert.Equal(11, bench.ReadAll(read));
+        Assert.Equal(KvReadState.Done, read.State);
+    }
+
+    [Fact]
     public void A_part_in_use_stays_what_it_is_when_the_read_fails_behind_it()
     {
         using var bench = new Bench();
