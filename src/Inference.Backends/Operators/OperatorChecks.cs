@@ -213,7 +213,8 @@ internal static class OperatorChecks<TBuffer, TWeight>
     {
         Expect("Route.Logits", op.Logits, DType.F32, 2);
         int tokens = op.Logits.D0, experts = op.Logits.D1;
-        if (!Enum.IsDefined(op.Scoring)) throw Wrong($"Route.Scoring: {(int)op.Scoring} is no scoring function.");
+        if (op.Scoring is < RouterScoring.SqrtSoftplus or > RouterScoring.Softmax) // Enum.IsDefined may allocate
+            throw Wrong($"Route.Scoring: {(int)op.Scoring} is no scoring function.");
         if (!float.IsFinite(op.Scale)) throw Wrong($"Route.Scale: expected a finite number, got {op.Scale}.");
         Expect("Route.ExpertIds", op.ExpertIds, DType.I32, 2, tokens);
         var perToken = op.ExpertIds.D1;
@@ -396,7 +397,6 @@ internal static class OperatorChecks<TBuffer, TWeight>
     private static void ExpectRows(string operand, in PagedRows rows, int width)
     {
         ExpectPresent(operand, rows.Pool);
-        if (!Enum.IsDefined(rows.Format.Encoding)) throw Wrong($"{operand}: {(int)rows.Format.Encoding} is no row encoding.");
         if (rows.Width != width) throw Wrong($"{operand}: expected rows of {width} elements, got {rows.Format}.");
         Expect(operand, rows.Pool, rows.Format.DType, 4, Any, Any, Any, rows.Format.StoredElements);
         switch (rows.Format.Encoding)

@@ -50,12 +50,11 @@ public sealed class DeepSeekV4 : IModel
     private DeepSeekV4(DeepSeekV4Weights weights, Checkpoint checkpoint, IBackend backend, DeepSeekV4Options options, IProgress<LoadProgress>? progress)
     {
         var config = weights.Config;
+        Check(options, config);
         (_config, _options, _checkpoint, _backend) = (config, options, checkpoint, backend);
         _loader = new WeightLoader(weights.All, backend, progress);
         _stream = new OperatorStream(backend);
         _scratch = new ScratchArena(backend);
-        if (options.Rows is KvRowFormat.Fp8WithFp4Index or KvRowFormat.Fp8WithFp8Index && !config.CanRoundRows)
-            throw new ArgumentException($"The widths of this model do not allow {options.Rows}: see {nameof(DeepSeekV4Config.CanRoundRows)}.", nameof(options));
         bool hasMtp = config.DraftKind == DraftKind.Mtp, wide = options.Rows == KvRowFormat.F32;
         _kinds = new Kinds(config, options.Rows);
         _rowRounding = wide ? options.WideRounding : DeepSeekV4KvSize.Row(config, options.Rows).Rounding;
@@ -85,6 +84,14 @@ public sealed class DeepSeekV4 : IModel
             checkpoint.Dispose();
             throw;
         }
+    }
+
+    private static void Check(DeepSeekV4Options options, DeepSeekV4Config config)
+    {
+        if (options.Rows is KvRowFormat.Fp8WithFp4Index or KvRowFormat.Fp8WithFp8Index && !config.CanRoundRows)
+            throw new ArgumentException($"The widths of this model do not allow {options.Rows}: see {nameof(DeepSeekV4Config.CanRoundRows)}.", nameof(options));
+        if (options.Rows != KvRowFormat.F32 && (options.WideRounding, options.WideIndexRounding) != (RowRounding.None, RowRounding.None))
+            throw new ArgumentException($"{options.Rows} brings its rounding; another one is for F32 rows.", nameof(options));
     }
 
     public ModelInfo Info { get; }

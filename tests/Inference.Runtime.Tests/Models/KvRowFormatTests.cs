@@ -54,6 +54,7 @@ public sealed class KvRowFormatTests
         TinyDeepSeekV4.TA.Write(folder.Path);
         var refused = Assert.Throws<ArgumentException>(() => TestModels.Load(folder.Path, "cpu", new DeepSeekV4Options(KvRowFormat.Fp8WithFp4Index)));
         Assert.Contains("Fp8WithFp4Index", refused.Message, StringComparison.Ordinal);
+        Assert.Throws<ArgumentException>(() => TestModels.Load(folder.Path, "cpu", TestModels.Rounded with { Rows = KvRowFormat.BF16 }));
         using var served = TestModels.Load(folder.Path, "cpu", new DeepSeekV4Options(KvRowFormat.BF16));
         Assert.All(served.Model.KvStates, s => Assert.Equal(s.Name.EndsWith("-state", StringComparison.Ordinal) || s.Name.Contains("-state-") ? DType.F32 : DType.BF16, s.Row.DType));
     }
