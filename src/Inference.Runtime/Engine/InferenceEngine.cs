@@ -221,7 +221,9 @@ public sealed class InferenceEngine : IAsyncDisposable
 
     internal KvCacheManager Cache => _cache;
 
-    private TimeSpan Now => _time.GetElapsedTime(_epoch);
+    internal AdmissionGate Gate => _gate;
+
+    private TimeSpan Now => SeededBug.Is(18) ? _time.GetUtcNow() - DateTimeOffset.UnixEpoch : _time.GetElapsedTime(_epoch);
 
     private ActiveRequest MakeActive(GenerationRequest request)
     {
@@ -333,7 +335,7 @@ public sealed class InferenceEngine : IAsyncDisposable
         while (_signals.TryDequeue(out var signal))
         {
             // A cancellation that overtook its submission is read off the request above; one that comes too late has nothing to end.
-            if (!_active.ContainsKey(signal.Request.Sequence)) continue;
+            if (!_active.ContainsKey(signal.Request.Sequence) || (SeededBug.Is(15) && !signal.Request.Sequence.Started)) continue;
             _events.Add(signal.Kind == SchedulerEventKind.Resumed
                 ? SchedulerEvent.Resumed(signal.Request.Sequence)
                 : SchedulerEvent.Cancelled(signal.Request.Sequence));
@@ -401,7 +403,7 @@ public sealed class InferenceEngine : IAsyncDisposable
         foreach (var sequence in finished)
         {
             _counters.Finished(sequence.Finish!.Value);
-            if (!sequence.Started) _gate.Leave(sequence.Tenant, sequence.PromptLength, Now.Ticks);
+            if (!sequence.Started && !(SeededBug.Is(16) && sequence.Finish == FinishReason.DeadlineExceeded)) _gate.Leave(sequence.Tenant, sequence.PromptLength, Now.Ticks);
         }
         PublishStats();
         foreach (var sequence in finished)
@@ -447,9 +449,10 @@ public sealed class InferenceEngine : IAsyncDisposable
         _life.Announce();
     }
 
-    private void Fail(Exception failure)
+    /// <summary>Answers everyone with an error and gives back what can be.</summary>
+    internal void Fail(Exception failure)
     {
-        _life.MoveTo(EngineState.Failed, failure);
+        _life.MoveTo(SeededBug.Is(23) ? EngineState.Stopped : EngineState.Failed, failure);
         _submissions.Writer.TryComplete();
         while (_submissions.Reader.TryRead(out var late)) _active.Add(late.Sequence, late);
         Release();

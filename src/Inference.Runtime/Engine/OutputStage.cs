@@ -15,7 +15,7 @@ internal sealed class OutputStage(int vocabSize, int[] idsNeverSampled, ILogger 
     /// <summary>Draws the token, and leaves what the client is to be told of it in <see cref="ActiveRequest.Delta"/>.</summary>
     public ChunkOutcome Next(ActiveRequest active, ReadOnlySpan<float> logits)
     {
-        int index = active.Sequence.OutputCount;
+        int index = active.Sequence.OutputCount - (SeededBug.Is(13) && active.Sequence.Preemptions > 0 ? 1 : 0);
         try
         {
             int token = _sampler.Next(logits, active.Request.Sampling, index, active.History);
@@ -36,7 +36,7 @@ internal sealed class OutputStage(int vocabSize, int[] idsNeverSampled, ILogger 
             EngineLog.SequenceFailed(log, e, active.Request.RequestId, index);
             return new(0, false, $"Output token {index}: {e.Message}");
         }
-        catch (Exception e)
+        catch (Exception e) when (!SeededBug.Is(22))
         {
             EngineLog.SequenceFailed(log, e, active.Request.RequestId, index);
             return new(0, false, $"Output token {index} could not be made: internal error.");

@@ -38,9 +38,9 @@ internal sealed record RequestRules(int VocabSize, int ContextMax, int CacheToke
     private void CheckLength(int prompt, int output)
     {
         if (output < 0) throw Invalid("stopping.max_tokens", $"{output} tokens cannot be generated.");
-        long context = (long)prompt + output;
-        long cache = prompt + Math.Max(0L, output - 1);  // the last token is never processed
-        if (context <= ContextMax && cache <= CacheTokensMax) return;
+        long context = SeededBug.Is(20) ? prompt + output : (long)prompt + output;
+        long cache = output == 0 ? prompt : context - 1;  // the last token is never processed
+        if (context <= ContextMax && (cache <= CacheTokensMax || SeededBug.Is(4))) return;
         string limit = context > ContextMax ? $"the context of {ContextMax} positions" : $"the KV cache of {CacheTokensMax} positions";
         long outputFitting = Math.Min(ContextMax, (long)CacheTokensMax + 1) - prompt;
         throw outputFitting >= 1

@@ -95,5 +95,11 @@ public sealed class KvPool : IDisposable
 
     public int References(int page) => _references[page];
 
+    /// <summary>Of the references, those of kept prefixes; for tests.</summary>
+    internal int KeptReferences(int page) => _kept[page];
+
+    /// <summary>The free pages; for tests.</summary>
+    internal ReadOnlySpan<int> Free => _free.AsSpan(0, _freeCount);
+
     public void Dispose() => _buffer?.Dispose();
 }

@@ -44,9 +44,12 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     public int SnapshotCount => _byUse.Count;
     public int NodeCount => _nodes.Count;
 
-    /// <summary>All pages held, per kind, for the accounting of tests.</summary>
-    internal IEnumerable<int> PagesHeld(int kind) =>
-        _nodes.Values.Where(n => n.Depth > 0).SelectMany(n => n.Pages[kind]).Concat(_byUse.SelectMany(s => s.Pages[kind]));
+    /// <summary>Everything that is kept, for tests.</summary>
+    internal Dictionary<PrefixHash, Node>.ValueCollection Nodes => _nodes.Values;
+
+    internal LinkedList<Snapshot> Snapshots => _byUse;
+
+    internal bool IsKept(Node node) => _nodes.GetValueOrDefault(node.Name) == node;
 
     /// <summary>
     /// The longest prefix of at most <paramref name="lengthMax"/> tokens that is kept; null if none. Good until the next <see cref="Reclaim"/>.
@@ -115,7 +118,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
             if (snapshot is not null) snapshot.AtMessage |= path.Boundaries.Contains(point);
             if (snapshot is not null && Policy.OutlivesMemory(point, promptLength, path.Boundaries)) Tier?.Write(snapshot);
         }
-        Advance(table, path, tokens, to / BlockTokens);
+        Advance(table, path, tokens, (SeededBug.Is(9) ? to + BlockTokens - 1 : to) / BlockTokens);
     }
 
     /// <summary>A snapshot where a sequence stands, as long as its table holds that state; it goes to disk too, if there is one.</summary>
@@ -146,7 +149,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
         for (var entry = _byUse.First; entry is not null && considered < Policy.Considered; entry = entry.Next)
         {
             var snapshot = entry.Value;
-            if (snapshot == except || (snapshot.Pins > 0 && !pinned)) continue;
+            if (snapshot == except || (snapshot.Pins > 0 && !pinned && !SeededBug.Is(10))) continue;
             victim ??= snapshot;
             considered++;
             if (Worth(snapshot) is not { } worth || worth >= least) continue;
@@ -224,6 +227,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     {
         if (path.Node is { } node) Release(node);
         path.Node = null;
+        path.Apart = false;
     }
 
     /// <summary>Enters the path's next block with pages that hold it, and moves there. The pages are the cache's afterwards, also when this says
@@ -312,6 +316,10 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
                 path.Lost = true;
                 return false;
             }
+            else
+            {
+                path.Apart |= !HasPagesOf(child, table, at);
+            }
             Stand(path, child);
         }
         return true;
@@ -335,6 +343,13 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
             for (int i = 0; i < pages[k].Length; i++) pages[k][i] = Kept(k, table.Pages(k)[block * pages[k].Length + i]);
         }
         return pages;
+    }
+
+    private static bool HasPagesOf(Node node, BlockTable table, int block)
+    {
+        for (int k = 0; k < node.Pages.Length; k++)
+            if (node.Pages[k] is [var first, ..] && table.Pages(k)[block * node.Pages[k].Length] != first) return false;
+        return true;
     }
 
     private Node? Child(PrefixPath path, int depth, ReadOnlyMemory<int> tokens)
@@ -456,7 +471,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     private int Copied(int kind, int page)
     {
         int copy = pools[kind].Take();
-        backend?.Copy(pools[kind].Tensor.Slice(page, 1), pools[kind].Tensor.Slice(copy, 1));
+        if (!SeededBug.Is(21)) backend?.Copy(pools[kind].Tensor.Slice(page, 1), pools[kind].Tensor.Slice(copy, 1));
         return copy;
     }
 
@@ -539,6 +554,9 @@ internal sealed class PrefixPath(PrefixHash root)
 
     /// <summary>Another prefix has the name of one of its blocks: nothing of it is entered.</summary>
     public bool Lost { get; set; }
+
+    /// <summary>It stands on blocks that another computed as well: its own pages of them are others, and as long as it stands there both are taken.</summary>
+    public bool Apart { get; set; }
 
     /// <summary>Lengths at which a later prompt is likely to part from this one: its chat messages begin there.</summary>
     public IReadOnlyList<int> Boundaries { get; private init; } = [];

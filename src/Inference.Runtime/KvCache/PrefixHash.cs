@@ -11,7 +11,7 @@ namespace Inference.Runtime.KvCache;
 internal readonly record struct PrefixHash(UInt128 High, UInt128 Low)
 {
     /// <summary>The empty prefix of a tenant. Tenants never share state.</summary>
-    public static PrefixHash Root(string tenant) => Of(Encoding.UTF8.GetBytes("root\0" + tenant));
+    public static PrefixHash Root(string tenant) => Of(Encoding.UTF8.GetBytes("root\0" + (SeededBug.Is(7) ? "" : tenant)));
 
     /// <summary>This prefix and one more block.</summary>
     public PrefixHash Then(ReadOnlySpan<int> block)
@@ -26,6 +26,7 @@ internal readonly record struct PrefixHash(UInt128 High, UInt128 Low)
     {
         Span<byte> hash = stackalloc byte[SHA256.HashSizeInBytes];
         SHA256.HashData(input, hash);
+        if (SeededBug.Is(8)) hash[2..].Clear();
         return MemoryMarshal.Read<PrefixHash>(hash);
     }
 }

@@ -72,6 +72,9 @@ internal sealed class PrefixTier : IDisposable
     /// <summary>Does the disk's next operation on this thread; for simulations.</summary>
     internal bool RunDisk() => _tier.RunOne();
 
+    /// <summary>For simulations.</summary>
+    internal KvTierCounts Counts => _tier.Counts();
+
     // ---- out ----
 
     /// <summary>This snapshot is worth a place on the disk: it is written as time and staging memory allow, unless it is given up before.</summary>
@@ -259,7 +262,7 @@ internal sealed class PrefixTier : IDisposable
     /// <summary>Ends the path's restore, if there is one; what it has brought so far goes.</summary>
     public void Abort(PrefixPath path)
     {
-        if (path.Restore is not { IsReading: true } restore) return;
+        if (path.Restore is not { IsReading: true } restore || SeededBug.Is(3)) return;
         restore.Read.Cancel();
         _restores.Remove(restore);
         End(restore, 0);
@@ -272,6 +275,7 @@ internal sealed class PrefixTier : IDisposable
         {
             if (!MakeRoom(restore))
             {
+                if (SeededBug.Is(5)) return true;
                 restore.Read.Cancel();
                 End(restore, 0);
                 return false;

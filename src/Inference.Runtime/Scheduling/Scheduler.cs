@@ -141,14 +141,14 @@ internal sealed class Scheduler
         {
             if (sequence.PositionsMax > _cache.SequenceTokensMax)
                 throw new InvalidOperationException($"A sequence of {sequence.PositionsMax} positions can never have its pages.");
-            sequence.Rank = now - sequence.Priority * _limits.PriorityAhead;
+            sequence.Rank = now - sequence.Priority * (SeededBug.Is(17) ? TimeSpan.TicksPerDay : _limits.PriorityAhead);
             sequence.Account = _accounts.Enter(sequence.Tenant);
             _nextDeadline = Math.Min(_nextDeadline, sequence.Due);
             Insert(_waiting, sequence);
             _arrived.Add(sequence);
             return;
         }
-        if (sequence.State == SequenceState.Finished) return;
+        if (sequence.State == SequenceState.Finished && !SeededBug.Is(2)) return;
         if (e.Kind == SchedulerEventKind.Ended) End(sequence, e.Reason, e.Error);
         else sequence.Stalled = e.Kind == SchedulerEventKind.Stalled;
     }
@@ -260,7 +260,7 @@ internal sealed class Scheduler
     {
         while (!_cache.TryExtend(sequence.Table, length))
         {
-            if (_cache.Prefixes?.Reclaim() == true || PreemptStalled() || _cache.Prefixes?.Tier?.AbortOne() == true) continue;
+            if (_cache.Prefixes?.Reclaim() == true || LetGoOfTwins() || PreemptStalled() || _cache.Prefixes?.Tier?.AbortOne() == true) continue;
             var victim = _running[^1];
             if ((_running.Count == 1 || KeepsPages(victim)) && _cache.Prefixes?.Reclaim(pinned: true) == true) continue;
             if (_running.Count == 1) throw new InvalidOperationException($"A sequence alone has no room for {length} positions.");
@@ -268,6 +268,19 @@ internal sealed class Scheduler
             if (victim == sequence) return false;
         }
         return true;
+    }
+
+    // A block that two sequences computed takes pages twice as long as one of them stands on the other's. It can enter its own later.
+    private bool LetGoOfTwins()
+    {
+        bool any = false;
+        foreach (var sequence in _running)
+        {
+            if (sequence.Prefix is not { Apart: true } path) continue;
+            _cache.Prefixes!.StandNowhere(path);
+            any = true;
+        }
+        return any;
     }
 
     private void Admit(int budget, long now)
@@ -417,7 +430,7 @@ internal sealed class Scheduler
         {
             var pool = _cache.Pools[kind];
             int copies = hit is null ? 0 : _cache.Prefixes!.CopiesNeeded(hit, kind);
-            int free = pool.FreeCount - copies;
+            int free = pool.FreeCount - copies + (SeededBug.Is(6) ? pool.KeptCount : 0);
             if (pool.Spec.Retention == KvRetention.All)
             {
                 free -= pool.Spec.PagesFor(Horizon(candidate)) - pool.Spec.PagesFor(hit?.Length ?? 0);
@@ -487,7 +500,7 @@ internal sealed class Scheduler
         bool found = (sequence.State == SequenceState.Waiting ? _waiting : _running).Remove(sequence);
         if (!found) throw new InvalidOperationException($"Sequence {sequence.Arrival} is {sequence.State} but not in its list.");
         if (sequence.Prefix is not null) _cache.Prefixes?.Leave(sequence.Prefix);
-        _cache.Free(sequence.Table);
+        if (!SeededBug.Is(1) || sequence.State != SequenceState.Prefilling) _cache.Free(sequence.Table);
         sequence.Processed = 0;
     }
 

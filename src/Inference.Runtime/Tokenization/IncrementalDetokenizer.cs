@@ -198,7 +198,7 @@ public sealed class IncrementalDetokenizer
                 _written = _returned;
                 return _text.AsSpan(0, _returned);
             }
-            _returned = isLast ? _written : _written - stops.Depth(_state);
+            _returned = isLast || SeededBug.Is(14) ? _written : _written - stops.Depth(_state);
         }
         else
         {

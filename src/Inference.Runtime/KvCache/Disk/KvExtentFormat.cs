@@ -51,6 +51,8 @@ internal static class KvExtentFormat
 
     public static UInt128 Checksum(ReadOnlySpan<byte> part) => XxHash128.HashToUInt128(part);
 
+    private static UInt128 HeaderChecksum(ReadOnlySpan<byte> header) => Checksum(SeededBug.Is(19) ? header[..FixedBytes] : header);
+
     public static byte[] Encode(ulong id, KvExtentHeader header, UInt128[] checksums, KvLayout layout)
     {
         var bytes = new byte[HeaderBytes(header)];
@@ -72,7 +74,7 @@ internal static class KvExtentFormat
         Append(ref rest, header.Names.AsSpan());
         Append(ref rest, header.Tokens.AsSpan());
         Append(ref rest, checksums.AsSpan());
-        BinaryPrimitives.WriteUInt128LittleEndian(s[ChecksumAt..], Checksum(s));
+        BinaryPrimitives.WriteUInt128LittleEndian(s[ChecksumAt..], HeaderChecksum(s));
         return bytes;
     }
 
@@ -101,7 +103,7 @@ internal static class KvExtentFormat
         why = KvDrop.Flipped;
         var checksum = BinaryPrimitives.ReadUInt128LittleEndian(bytes[ChecksumAt..]);
         bytes.Slice(ChecksumAt, 16).Clear();
-        if (Checksum(bytes) != checksum) return null;
+        if (HeaderChecksum(bytes) != checksum) return null;
         why = KvDrop.Misplaced;
         if (BinaryPrimitives.ReadUInt64LittleEndian(bytes[16..]) != id) return null;
         var f = new Fields(bytes);

@@ -7,7 +7,7 @@ using Inference.Runtime.KvCache.Disk;
 using Inference.Testing;
 using Microsoft.Extensions.Logging.Abstractions;
 using Xunit;
-using static Inference.Runtime.Tests.KvCache.Disk.KvExtents;
+using static Inference.Simulation.KvExtents;
 
 namespace Inference.Runtime.Tests.KvCache.Disk;
 

@@ -7,7 +7,7 @@ using Inference.Testing.KvCache;
 using Microsoft.Extensions.Logging.Abstractions;
 using Microsoft.Extensions.Time.Testing;
 using Xunit;
-using static Inference.Runtime.Tests.KvCache.Disk.KvExtents;
+using static Inference.Simulation.KvExtents;
 
 namespace Inference.Runtime.Tests.KvCache.Disk;
 

@@ -1,9 +1,8 @@
 using System.Runtime.InteropServices;
 using Inference.Runtime.KvCache;
 using Inference.Runtime.KvCache.Disk;
-using Xunit;
 
-namespace Inference.Runtime.Tests.KvCache.Disk;
+namespace Inference.Simulation;
 
 /// <summary>
 /// Small extents whose contents follow from their tokens, so that whatever a store gives can be checked without remembering what it was given:
@@ -94,7 +93,7 @@ internal static class KvExtents
         layout ??= Layout;
         var header = extent.Header;
         for (int i = 0; i < header.Names.Length; i++)
-            Assert.Equal((i == 0 ? header.Parent : header.Names[i - 1]).Then(header.Tokens.AsSpan(i * Block, Block)), header.Names[i]);
+            Must((i == 0 ? header.Parent : header.Names[i - 1]).Then(header.Tokens.AsSpan(i * Block, Block)) == header.Names[i], extent, $"has a block {i} that is not named by its tokens");
         var (_, length, skip, bytes) = KvExtentFormat.Reach(header, layout, 0, header.PartCount);
         Span<byte> payload = new byte[length];
         if (store.Read(extent, 0, header.PartCount, payload) is not null) return false;
@@ -102,7 +101,7 @@ internal static class KvExtents
         for (int i = 0; i < header.PartCount; i++)
         {
             int partBytes = (int)header.PartBytes(layout, i);
-            Assert.True(Agrees(header, i, payload[..partBytes]), $"part {i} of extent {extent.Id} is not what was written");
+            Must(Agrees(header, i, payload[..partBytes]), extent, $"has a part {i} that is not what was written");
             payload = payload[partBytes..];
         }
         return true;
@@ -114,19 +113,23 @@ internal static class KvExtents
         var extents = store.Extents();
         var blocks = new Dictionary<PrefixHash, (KvExtent Extent, int Block)>();
         foreach (var e in extents)
-            for (int i = 0; i < e.Header.Names.Length; i++) Assert.True(blocks.TryAdd(e.Header.Names[i], (e, e.Header.FirstBlock + i)));
+            for (int i = 0; i < e.Header.Names.Length; i++) Must(blocks.TryAdd(e.Header.Names[i], (e, e.Header.FirstBlock + i)), e, "has a block that is there twice");
         foreach (var e in extents)
         {
-            Assert.False(e.Dropped);
-            if (e.Header.FirstBlock == 0) Assert.Equal(e.Header.Root, e.Header.Parent);
-            else
+            Must(!e.Dropped, e, "was dropped and is found");
+            if (e.Header.FirstBlock == 0)
             {
-                Assert.True(blocks.TryGetValue(e.Header.Parent, out var parent), $"extent {e.Id} stands on nothing");
-                Assert.Equal(e.Header.FirstBlock - 1, parent.Block);
-                Assert.Equal(e.Header.Root, parent.Extent.Header.Root);
-                Assert.Contains(e, parent.Extent.Children);
+                Must(e.Header.Root == e.Header.Parent, e, "has a first block that stands on another");
+                continue;
             }
+            Must(blocks.TryGetValue(e.Header.Parent, out var parent), e, "stands on nothing");
+            Must(e.Header.FirstBlock - 1 == parent.Block && e.Header.Root == parent.Extent.Header.Root && parent.Extent.Children.Contains(e), e, "does not stand on its parent");
         }
+    }
+
+    private static void Must(bool holds, KvExtent extent, string otherwise)
+    {
+        if (!holds) throw new LawBrokenException(Law.DiskVerified, $"extent {extent.Id} {otherwise}");
     }
 }
 
