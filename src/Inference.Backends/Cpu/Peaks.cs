@@ -2,7 +2,6 @@
 // compared with them, and through the same kind of worker pool as the kernels.
 //
 // It computes nothing that anybody needs. It owns its threads and the memory that it reads.
-using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
@@ -13,34 +12,28 @@ namespace Inference.Backends.Cpu;
 /// <param name="threads">As many as the backend that is measured has.</param>
 public sealed unsafe class Peaks(int threads) : DevicePeaks
 {
-    private const long ReadBytes = 384L << 20; // ten times a large last-level cache
-    private const int Times = 2;
+    private const long MemoryBytes = 384L << 20; // ten times a large last-level cache
 
     private readonly WorkerPool _pool = new(threads);
-    private readonly HostBuffer _memory = Memory();
+    private readonly HostBuffer _memory = Filled();
 
-    private static HostBuffer Memory()
+    private static HostBuffer Filled()
     {
-        var memory = new HostBuffer(ReadBytes);
-        HugePages.Advise(memory.Data, ReadBytes);
-        new Span<byte>(memory.Data, (int)ReadBytes).Fill(1);
+        var memory = new HostBuffer(MemoryBytes);
+        HugePages.Advise(memory.Data, MemoryBytes);
+        new Span<byte>(memory.Data, (int)MemoryBytes).Fill(1);
         return memory;
     }
 
-    public override double MeasureRead()
-    {
-        var start = Stopwatch.GetTimestamp();
-        for (var i = 0; i < Times; i++) Read(_pool, _memory.Data, ReadBytes);
-        return Times * ReadBytes / Stopwatch.GetElapsedTime(start).TotalSeconds;
-    }
+    public override int Threads => _pool.Threads;
 
-    public override double MeasureMultiply()
-    {
-        var items = 4 * _pool.Threads;
-        var start = Stopwatch.GetTimestamp();
-        Multiply(_pool, items);
-        return 2.0 * items * MultiplyItem / Stopwatch.GetElapsedTime(start).TotalSeconds;
-    }
+    public override double ReadBytes => MemoryBytes;
+
+    public override double MultiplyOperations => 2.0 * 4 * _pool.Threads * MultiplyItem;
+
+    public override void Read() => Read(_pool, _memory.Data, MemoryBytes);
+
+    public override void Multiply() => Multiply(_pool, 4 * _pool.Threads);
 
     public override void Dispose()
     {

@@ -95,13 +95,8 @@ internal sealed record BenchReport(
     {
         w.WriteStartObject(name);
         w.WriteNumber("step_tokens", t.Tokens);
-        w.WriteNumber("ms_per_token", t.Milliseconds);
-        w.WriteNumber("read_bytes_per_second", t.ReadPerSecond);
-        w.WriteNumber("operations_per_second", t.OperationsPerSecond);
-        w.WriteNumber("move_ms_per_token", t.MoveMilliseconds);
-        w.WriteNumber("compute_ms_per_token", t.ComputeMilliseconds);
-        w.WriteNumber("floor_ms_per_token", t.FloorMilliseconds);
-        w.WriteNumber("ratio", t.Ratio);
+        Write(w, "wall", t.Wall);
+        Write(w, "processor", t.Processor);
         w.WriteStartArray("parts");
         foreach (var part in t.Work)
         {
@@ -112,6 +107,19 @@ internal sealed record BenchReport(
             w.WriteEndObject();
         }
         w.WriteEndArray();
+        w.WriteEndObject();
+    }
+
+    private static void Write(Utf8JsonWriter w, string name, TimingSide t)
+    {
+        w.WriteStartObject(name);
+        w.WriteNumber("ms_per_token", t.Milliseconds);
+        w.WriteNumber("read_bytes_per_second", t.ReadPerSecond);
+        w.WriteNumber("operations_per_second", t.OperationsPerSecond);
+        w.WriteNumber("move_ms_per_token", t.MoveMilliseconds);
+        w.WriteNumber("compute_ms_per_token", t.ComputeMilliseconds);
+        w.WriteNumber("floor_ms_per_token", t.FloorMilliseconds);
+        w.WriteNumber("ratio", t.Ratio);
         w.WriteEndObject();
     }
 
@@ -147,17 +155,20 @@ internal static class BenchTables
         terminal.WriteLine(
             $"Rows of the first {Units.Whole(ContextBench.ComputedTokens)} positions are computed, those after them are copies of their pages (filled); "
             + $"up to {Units.Whole(ContextBench.CrossCheckTokens)} tokens also all computed.");
-        terminal.WriteLine("Floor: bytes over the read bandwidth plus operations over the multiply-add peak, both measured in turn with the steps.");
+        terminal.WriteLine("Floor: bytes over the read bandwidth plus operations over the multiply-add peak, both measured in turn with the steps. Processor time is per");
+        terminal.WriteLine("thread: others on the machine do not count in it. Medians of rounds, ratios within a round.");
         var table = Tables.New(
-            Tables.Text("step"), Tables.Number("context"), Tables.Text("rows"), Tables.Number("ms per\ntoken"), Tables.Number("moved\nMB"),
+            Tables.Text("step"), Tables.Number("context"), Tables.Text("rows"), Tables.Text("clock"), Tables.Number("ms per\ntoken"), Tables.Number("moved\nMB"),
             Tables.Number("over\nGB/s"), Tables.Number("ms"), Tables.Number("computed\nGFLOP"), Tables.Number("over\nGFLOP/s"), Tables.Number("ms"),
             Tables.Number("floor\nms"), Tables.Number("ratio"));
         foreach (var (name, of) in new (string, Func<ContextResult, TimingResult>)[] { ("decode", r => r.Decode), ("prefill", r => r.Prefill) })
             foreach (var (r, t) in report.Contexts.Select(r => (r, of(r))))
-                table.AddRow(
-                    t.Tokens == 1 ? name : $"{name} {t.Tokens}", Units.Whole(r.Context), r.Computed ? "computed" : "filled", Units.Digits(t.Milliseconds),
-                    Units.Digits(t.Bytes / 1e6 / t.Tokens), Units.Digits(t.ReadPerSecond / 1e9), Units.Digits(t.MoveMilliseconds), Units.Digits(t.Operations / 1e9 / t.Tokens),
-                    Units.Digits(t.OperationsPerSecond / 1e9), Units.Digits(t.ComputeMilliseconds), Units.Digits(t.FloorMilliseconds), Units.Digits(t.Ratio));
+                foreach (var (clock, side) in new[] { ("processor", t.Processor), ("wall", t.Wall) })
+                    table.AddRow(
+                        t.Tokens == 1 ? name : $"{name} {t.Tokens}", Units.Whole(r.Context), r.Computed ? "computed" : "filled", clock, Units.Digits(side.Milliseconds),
+                        Units.Digits(t.Bytes / 1e6 / t.Tokens), Units.Digits(side.ReadPerSecond / 1e9), Units.Digits(side.MoveMilliseconds),
+                        Units.Digits(t.Operations / 1e9 / t.Tokens), Units.Digits(side.OperationsPerSecond / 1e9), Units.Digits(side.ComputeMilliseconds),
+                        Units.Digits(side.FloorMilliseconds), Units.Digits(side.Ratio));
         terminal.Write(table);
         var parts = Tables.New([Tables.Text("decoding one token\nMB / GFLOP"), .. report.Contexts.Where(r => !r.Computed).Select(r => Tables.Number(Units.Whole(r.Context)))]);
         for (int i = 0; i < report.Contexts[0].Decode.Work.Count; i++)

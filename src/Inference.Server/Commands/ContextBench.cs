@@ -59,10 +59,10 @@ internal sealed class ContextBench : IDisposable
             say("filling rows");
             Fill(table, start, cancel);
             say("prefill");
-            var prefill = new Ratios(_loaded.Model.Work.Step(start, _stepTokens, 0), _stepTokens);
-            var read = _peaks.MeasureRead();
-            var multiply = _peaks.MeasureMultiply();
-            prefill.Add(Time(table, start, _stepTokens), (read + _peaks.MeasureRead()) / 2, (multiply + _peaks.MeasureMultiply()) / 2);
+            var prefill = new Ratios(_loaded.Model.Work.Step(start, _stepTokens, 0), _stepTokens, _peaks);
+            var (read, multiply) = (Clocked(_peaks.Read), Clocked(_peaks.Multiply));
+            var step = Time(table, start, _stepTokens);
+            prefill.Add(step, (read + Clocked(_peaks.Read)) / 2, (multiply + Clocked(_peaks.Multiply)) / 2);
             return new ContextResult(context, computed, prefill.Result(), Decode(table, start + _stepTokens, say, cancel));
         }
         finally
@@ -74,27 +74,30 @@ internal sealed class ContextBench : IDisposable
     private TimingResult Decode(BlockTable table, int position, Action<string> say, CancellationToken cancel)
     {
         say("decode");
-        var decode = new Ratios(_loaded.Model.Work.Step(position + TailTokens / 2, 1, 1), 1);
+        var decode = new Ratios(_loaded.Model.Work.Step(position + TailTokens / 2, 1, 1), 1, _peaks);
         for (int i = 0; i < WarmUpSteps; i++) Time(table, position++, 1);
         for (int round = 0; round < Rounds; round++)
         {
             cancel.ThrowIfCancellationRequested();
-            double read = _peaks.MeasureRead(), multiply = _peaks.MeasureMultiply();
+            var (read, multiply) = (Clocked(_peaks.Read), Clocked(_peaks.Multiply));
             Time(table, position++, 1); // the yardsticks have emptied the caches
-            var times = new TimeSpan[RoundSteps - 1];
+            var times = new Clock[RoundSteps - 1];
             for (int i = 0; i < times.Length; i++) times[i] = Time(table, position++, 1);
-            Array.Sort(times);
-            decode.Add(times[times.Length / 2], read, multiply);
+            decode.Add(new Clock(Spread.Of(times.Select(t => t.Wall)).P50, Spread.Of(times.Select(t => t.Processor)).P50), read, multiply);
         }
         return decode.Result();
     }
 
     // Of a step over the next tokens, logits of the last one included when there is but one.
-    private TimeSpan Time(BlockTable table, int start, int tokens)
+    private Clock Time(BlockTable table, int start, int tokens) => Clocked(() => Run(table, start, tokens, wantsLogits: tokens == 1));
+
+    // Processor time is that of the whole process: nothing else of it works meanwhile.
+    private Clock Clocked(Action run)
     {
+        var processor = Environment.CpuUsage.TotalTime;
         long begin = Stopwatch.GetTimestamp();
-        Run(table, start, tokens, wantsLogits: tokens == 1);
-        return Stopwatch.GetElapsedTime(begin);
+        run();
+        return new Clock(Stopwatch.GetElapsedTime(begin).TotalSeconds, (Environment.CpuUsage.TotalTime - processor).TotalSeconds / _peaks.Threads);
     }
 
     private void Run(BlockTable table, int start, int tokens, bool wantsLogits)
@@ -148,28 +151,39 @@ internal sealed class ContextBench : IDisposable
     }
 
     /// <summary>Times of steps beside the yardsticks of the moment.</summary>
-    private sealed class Ratios(IReadOnlyList<WorkPart> work, int tokens)
+    private sealed class Ratios(IReadOnlyList<WorkPart> work, int tokens, DevicePeaks peaks)
     {
-        private readonly List<(double Seconds, double Read, double Multiply)> _rounds = [];
+        private readonly List<(Clock Step, Clock Read, Clock Multiply)> _rounds = [];
 
-        public void Add(TimeSpan time, double read, double multiply) => _rounds.Add((time.TotalSeconds, read, multiply));
+        public void Add(Clock step, Clock read, Clock multiply) => _rounds.Add((step, read, multiply));
 
-        public TimingResult Result()
+        public TimingResult Result() => new(work, tokens, Of(c => c.Wall), Of(c => c.Processor));
+
+        private TimingSide Of(Func<Clock, double> side)
         {
-            double bytes = work.Sum(p => p.Bytes), operations = work.Sum(p => p.Operations);
-            double Median(Func<(double Seconds, double Read, double Multiply), double> of) => Spread.Of(_rounds.Select(of)).P50;
-            double Floor((double Seconds, double Read, double Multiply) r) => bytes / r.Read + operations / r.Multiply;
+            double moves = work.Sum(p => p.Bytes) / peaks.ReadBytes, computes = work.Sum(p => p.Operations) / peaks.MultiplyOperations;
+            double Median(Func<double, double, double, double> of) => Spread.Of(_rounds.Select(r => of(side(r.Step), side(r.Read), side(r.Multiply)))).P50;
             double scale = 1000.0 / tokens;
-            return new TimingResult(
-                work, tokens, Median(r => r.Seconds) * scale, Median(r => r.Read), Median(r => r.Multiply), Median(r => bytes / r.Read) * scale,
-                Median(r => operations / r.Multiply) * scale, Median(Floor) * scale, Median(r => r.Seconds / Floor(r)));
+            return new TimingSide(
+                Median((step, _, _) => step) * scale, peaks.ReadBytes / Median((_, read, _) => read), peaks.MultiplyOperations / Median((_, _, multiply) => multiply),
+                Median((_, read, _) => moves * read) * scale, Median((_, _, multiply) => computes * multiply) * scale,
+                Median((_, read, multiply) => moves * read + computes * multiply) * scale,
+                Median((step, read, multiply) => step / (moves * read + computes * multiply)));
         }
+    }
+
+    /// <summary>Seconds by the clock, and of processor time per thread of the backend.</summary>
+    private readonly record struct Clock(double Wall, double Processor)
+    {
+        public static Clock operator +(Clock a, Clock b) => new(a.Wall + b.Wall, a.Processor + b.Processor);
+        public static Clock operator /(Clock a, double by) => new(a.Wall / by, a.Processor / by);
     }
 }
 
-/// <summary>Steps of one kind at one context; times are in milliseconds per token, medians over the rounds.</summary>
-/// <param name="Work">Of one step.</param>
-/// <param name="Tokens">Of one step.</param>
+/// <summary>
+/// Times of steps by one of two clocks, in milliseconds per token, medians over the rounds: by the wall, or as processor time per thread, in which others on
+/// the machine do not count (but contention for memory, and waiting for each other, do).
+/// </summary>
 /// <param name="Milliseconds">Measured.</param>
 /// <param name="ReadPerSecond">Bytes; the yardstick.</param>
 /// <param name="OperationsPerSecond">The yardstick.</param>
@@ -177,9 +191,14 @@ internal sealed class ContextBench : IDisposable
 /// <param name="ComputeMilliseconds">Operations over the yardstick.</param>
 /// <param name="FloorMilliseconds">Both together.</param>
 /// <param name="Ratio">Measured to both together, within a round.</param>
-internal sealed record TimingResult(
-    IReadOnlyList<WorkPart> Work, int Tokens, double Milliseconds, double ReadPerSecond, double OperationsPerSecond, double MoveMilliseconds,
-    double ComputeMilliseconds, double FloorMilliseconds, double Ratio)
+internal sealed record TimingSide(
+    double Milliseconds, double ReadPerSecond, double OperationsPerSecond, double MoveMilliseconds, double ComputeMilliseconds, double FloorMilliseconds,
+    double Ratio);
+
+/// <summary>Steps of one kind at one context.</summary>
+/// <param name="Work">Of one step.</param>
+/// <param name="Tokens">Of one step.</param>
+internal sealed record TimingResult(IReadOnlyList<WorkPart> Work, int Tokens, TimingSide Wall, TimingSide Processor)
 {
     public double Bytes => Work.Sum(p => p.Bytes);
     public double Operations => Work.Sum(p => p.Operations);

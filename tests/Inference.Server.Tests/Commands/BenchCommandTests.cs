@@ -56,10 +56,11 @@ public sealed class BenchCommandTests
         var contexts = json.GetProperty("contexts").EnumerateArray().ToList();
         Assert.Equal([(512, "computed"), (512, "filled"), (8192, "filled")],
             contexts.Select(c => (c.GetProperty("context_tokens").GetInt32(), c.GetProperty("rows").GetString())));
-        foreach (var (context, step, tokens) in contexts.SelectMany(c => new[] { (c, "decode", 1), (c, "prefill", 32) }))
+        foreach (var (context, step, tokens, clock) in contexts.SelectMany(
+            c => new[] { (c, "decode", 1, "wall"), (c, "prefill", 32, "wall"), (c, "decode", 1, "processor"), (c, "prefill", 32, "processor") }))
         {
             var timing = context.GetProperty(step);
-            double Of(string name) => timing.GetProperty(name).GetDouble();
+            double Of(string name) => timing.GetProperty(clock).GetProperty(name).GetDouble();
             var parts = timing.GetProperty("parts").EnumerateArray().ToList();
             double bytes = parts.Sum(p => p.GetProperty("step_bytes").GetDouble()), operations = parts.Sum(p => p.GetProperty("step_operations").GetDouble());
             Assert.Equal(tokens, timing.GetProperty("step_tokens").GetInt32());
