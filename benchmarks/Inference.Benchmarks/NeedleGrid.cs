@@ -21,6 +21,7 @@ namespace Inference.Benchmarks;
 internal sealed class NeedleGrid : IDisposable
 {
     private const int OutputTokensMax = 24, HeadroomTokens = 8192;
+    private static readonly TimeSpan ProgressEvery = TimeSpan.FromSeconds(20);
     private static readonly double[] Depths = [.. Enumerable.Range(0, 11).Select(i => i * 10.0)];
     private static readonly DeepSeekV4ChatEncoding Chat = new(EncodingRelease.Preview);
 
@@ -187,6 +188,7 @@ internal sealed class NeedleGrid : IDisposable
     {
         long start = Stopwatch.GetTimestamp();
         int end = _tokenizer.IdOf(_tokenizer.Names.Eos ?? "<｜end▁of▁sentence｜>") ?? throw new InvalidOperationException("The tokenizer has no end token.");
+        using var progress = new Timer(_ => Progress(engine, start), null, ProgressEvery, ProgressEvery);
         using var handle = engine.Submit(Template(prompt) with { StopTokenIds = [end] });
         var text = new StringBuilder();
         var tokens = new List<TokenLogprobs>();
@@ -206,6 +208,11 @@ internal sealed class NeedleGrid : IDisposable
         }
         throw new InvalidOperationException("The engine ended without a word.");
     }
+
+    // Of long prompts, to standard error: how far, by both clocks, and how much memory it took.
+    private static void Progress(InferenceEngine engine, long start) => Console.Error.WriteLine(string.Create(CultureInfo.InvariantCulture,
+        $"{engine.Stats.PromptTokens} prompt tokens, {Stopwatch.GetElapsedTime(start).TotalSeconds:0} s, {Environment.CpuUsage.TotalTime.TotalSeconds:0} s of processor time, "
+        + $"{Environment.WorkingSet >> 20} MiB resident"));
 
     private int[] Prompt(string text, string question)
     {
