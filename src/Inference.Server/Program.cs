@@ -8,9 +8,10 @@ using Inference.Server.Options;
 var parsed = Verbs.Parse(args.Length == 0 ? ["--help"] : args);
 if (parsed.Action is ParseErrorAction) return Verb.ReportParseErrors(parsed);
 
-// serve and chat handle signals themselves: requests are to end first, Ctrl-C is to stop an answer.
+// serve and chat handle signals themselves: requests are to end first, Ctrl-C is to stop an answer. run may have much to save when it is stopped.
 var configuration = new InvocationConfiguration { EnableDefaultExceptionHandler = false };
 if (parsed.CommandResult.Command.Name is ServeCommand.Name or ChatCommand.Name) configuration.ProcessTerminationTimeout = null;
+if (parsed.CommandResult.Command.Name == RunCommand.Name) configuration.ProcessTerminationTimeout = RunCommand.SaveLimit;
 try
 {
     return await parsed.InvokeAsync(configuration);

@@ -69,11 +69,12 @@ internal sealed class ChatLoop : IDisposable
         {
             var answer = await ask(new AnswerView(_output, _output, _styled), stop.Token);
             _answers.Add(answer);
-            if (answer.Finished.Reason == FinishReason.Cancelled) Say("(stopped)");
+            if (answer.Kept is { } kept) Say(TextReading.Stopped(kept, answer.Finished.Usage.PromptTokens, answer.Saved, goesOn: true));
+            else if (answer.Finished.Reason == FinishReason.Cancelled) Say("(stopped)");
             else if (answer.Finished.Reason == FinishReason.Length) Say("(cut off: the token limit; --max-tokens raises it)");
             if (_interactive) _output.WriteLine();
         }
-        catch (Exception e) when (e is RequestRejectedException or ChatEncodingException or AnswerException)
+        catch (Exception e) when (e is RequestRejectedException or ChatEncodingException or AnswerException or KvSessionException)
         {
             foreach (string line in Fault.Of(e, CancellationToken.None).Lines) Console.Error.WriteLine(line);
         }

@@ -17,6 +17,9 @@ internal sealed class ChatSession(LocalModel model, GenerationChoices choices, I
 
     public bool Thinking { get; set; }
 
+    /// <summary>A text that stands before the first question; null for none.</summary>
+    public TextReading? About { get; set; }
+
     /// <summary>Messages so far, the system message not among them.</summary>
     public IReadOnlyList<ChatMessage> Messages => _messages;
 
@@ -32,7 +35,7 @@ internal sealed class ChatSession(LocalModel model, GenerationChoices choices, I
 
     /// <summary>Says something and shows the answer.</summary>
     public Task<Answer> AskAsync(string text, AnswerView view, CancellationToken cancel) =>
-        AnswerAsync([ChatMessage.Of(ChatRole.User, text)], view, cancel);
+        AnswerAsync([ChatMessage.Of(ChatRole.User, About is not null && _messages.Count == 0 ? About.With(text) : text)], view, cancel);
 
     /// <summary>Gives the results of all open calls, in their order, and shows the answer.</summary>
     public Task<Answer> GiveResultsAsync(IReadOnlyList<string> results, AnswerView view, CancellationToken cancel) =>
@@ -59,14 +62,20 @@ internal sealed class ChatSession(LocalModel model, GenerationChoices choices, I
     private async Task<Answer> GenerateAsync(AnswerView view, CancellationToken cancel)
     {
         var encoding = model.Served.Chat ?? throw new InputException("This model has no chat encoding; use run --raw.");
-        var prompt = encoding.Render(Conversation(), new ChatRenderOptions { ThinkingMode = Thinking ? ThinkingMode.Thinking : ThinkingMode.Chat });
-        var request = choices.Request(model.Served, model.Served.Encode(prompt));
+        var options = new ChatRenderOptions { ThinkingMode = Thinking ? ThinkingMode.Thinking : ThinkingMode.Chat };
+        var prompt = encoding.Render(Conversation(), options);
+        int[] ids = [.. model.Served.Encode(prompt)];
+        var request = choices.Request(model.Served, ids);
         var parser = new CompletionStreamParser(prompt.CompletionMode);
         var all = new List<CompletionEvent>();
         var finished = await model.GenerateAsync(request, text => Show(() => parser.Push(text, all), all, view), cancel);
         Show(() => parser.Complete(all), all, view);
         view.End();
-        return new Answer(ParsedMessage.FromEvents(all), finished, request.Sampling.Seed);
+        bool unread = finished.Reason == FinishReason.Cancelled && finished.Usage.OutputTokens == 0;
+        int? kept = unread ? await model.KeptAsync(ids) : null;
+        int? saved = About is null ? null
+            : await About.SaveAsync(ids, model.Served.Encode(encoding.Render(Conversation([ChatMessage.Of(ChatRole.User, About.With(""))]), options)).ToArray());
+        return new Answer(ParsedMessage.FromEvents(all), finished, request.Sampling.Seed, kept, saved);
     }
 
     private static void Show(Action parse, List<CompletionEvent> all, AnswerView view)
@@ -90,11 +99,10 @@ internal sealed class ChatSession(LocalModel model, GenerationChoices choices, I
     }
 
     /// <summary>All of it, as the encoding takes it.</summary>
-    public Conversation Conversation()
-    {
-        var all = System is null ? _messages : [ChatMessage.Of(ChatRole.System, System), .. _messages];
-        return new Conversation(all).WithTools(tools);
-    }
+    public Conversation Conversation() => Conversation(_messages);
+
+    private Conversation Conversation(List<ChatMessage> messages) =>
+        new Conversation(System is null ? messages : [ChatMessage.Of(ChatRole.System, System), .. messages]).WithTools(tools);
 
     /// <summary>Writes the conversation in the form that <c>render --messages</c> reads.</summary>
     public void Save(Utf8JsonWriter w)
@@ -154,4 +162,6 @@ internal sealed class ChatSession(LocalModel model, GenerationChoices choices, I
 /// <param name="Message">What the answer says, taken apart.</param>
 /// <param name="Finished">How it ended and what it took.</param>
 /// <param name="Seed">Of its draws.</param>
-internal sealed record Answer(ParsedMessage Message, GenerationFinished Finished, ulong Seed);
+/// <param name="Kept">Tokens of the prompt that are in the cache, if it was stopped before it was read; else null.</param>
+/// <param name="Saved">Tokens of the text that are on disk; null: no text, or no disk.</param>
+internal sealed record Answer(ParsedMessage Message, GenerationFinished Finished, ulong Seed, int? Kept = null, int? Saved = null);

@@ -30,7 +30,7 @@ internal sealed record Fault(int ExitCode, IReadOnlyList<string> Lines)
         InputException or ModelLoadException or TokenizerException or ChatEncodingException or InvalidDataException => Input(e.Message),
         EngineOptionsException engine => Input(Named(engine)),
         RequestRejectedException { Reason: RejectionReason.InvalidRequest } rejected => Input(Named(rejected)),
-        RequestRejectedException or AnswerException => Work(e.Message),
+        RequestRejectedException or AnswerException or KvSessionException => Work(e.Message),
         BackendException { Kind: BackendErrorKind.Capacity } => Work(e.Message, "Give a smaller context or less text, or free memory."),
         BackendException { Kind: BackendErrorKind.Device } => Work(e.Message, "The device cannot be trusted any more; run it again, or with --backend cpu."),
         BackendException => Work(e.Message),

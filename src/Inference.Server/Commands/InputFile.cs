@@ -45,6 +45,13 @@ internal static class InputFile
         }
     }
 
+    /// <summary>The text of <c>--file</c>, without line ends behind it.</summary>
+    public static string TextToAskAbout(string path)
+    {
+        string text = Text(path, "--file").TrimEnd('\r', '\n');
+        return text.Length > 0 ? text : throw new InputException($"--file: '{path}' is empty; give a file with text.");
+    }
+
     /// <summary>Whole numbers separated by commas or white space; <c>@FILE</c> reads them from a file.</summary>
     public static int[] Numbers(string text, string option, int min, int max)
     {

@@ -1,4 +1,5 @@
 using Inference.Runtime.Engine;
+using Inference.Runtime.Sampling;
 using Inference.Server.Hosting;
 using Inference.Server.Options;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -49,6 +50,7 @@ internal sealed class LocalModel : IAsyncDisposable
         using var progress = ShowsPrefill ? new PrefillProgressLine(request.PromptTokenIds.Count, () => Served.Engine.Stats.PromptTokens) : null;
         await foreach (var e in handle.Events.ReadAllAsync(CancellationToken.None))
         {
+            if (e is GenerationStarted started) progress?.Begin(started.CachedTokens);
             if (e is GenerationDelta or GenerationFinished) progress?.Dispose();
             if (e is GenerationDelta delta) onText(delta.Text);
             if (e is not GenerationFinished finished) continue;
@@ -56,6 +58,46 @@ internal sealed class LocalModel : IAsyncDisposable
             return finished.Reason != FinishReason.Error ? finished : throw new AnswerException(finished.Error ?? "the engine gives no reason");
         }
         throw new AnswerException("the engine ended without a word");
+    }
+
+    /// <summary>How many of the first of these tokens the cache holds: they need not be computed when a prompt begins with them.</summary>
+    public async Task<int> KeptAsync(int[] tokens)
+    {
+        Name(nameof(KeptAsync), tokens);
+        var info = await Served.Sessions.GetAsync("", nameof(KeptAsync));
+        await Served.Sessions.DeleteAsync("", nameof(KeptAsync));
+        return info.MemoryTokens;
+    }
+
+    /// <summary>Whether state can outlive this process.</summary>
+    public bool HasDisk => Served.Engine.Options.Disk is not null;
+
+    /// <summary>Saves the state of as many of the first of these tokens as the cache holds, for this and later processes.</summary>
+    /// <param name="name">The same for the same tokens; what was saved under it is replaced, unless it is longer.</param>
+    /// <returns>How many are saved.</returns>
+    /// <exception cref="KvSessionException">The disk is full or fails.</exception>
+    public async Task<int> SaveAsync(string name, int[] tokens)
+    {
+        Name(name, tokens);
+        var info = await Served.Sessions.GetAsync("", name);
+        if (info.MemoryTokens <= (info.SavedTokens ?? 0)) return info.SavedTokens ?? 0;
+        await Served.Sessions.TruncateAsync("", name, info.MemoryTokens);
+        var nothing = new GenerationRequest { RequestId = "local", PromptTokenIds = [], Sampling = SamplingParams.Greedy, OutputTokensMax = 0 };
+        return (await Served.Sessions.SaveAsync("", name, nothing, CancellationToken.None)).SavedTokens ?? 0;
+    }
+
+    private void Name(string name, int[] tokens)
+    {
+        try
+        {
+            Served.Sessions.Create("", name);
+        }
+        catch (KvSessionException e) when (e.Fault == KvSessionFault.Exists)
+        {
+            // saved by another process, or a turn before
+        }
+        using var turn = Served.Sessions.Begin("", name);
+        turn.Commit(tokens, answerOpen: false);
     }
 
     public ValueTask DisposeAsync() => Served.DisposeAsync();

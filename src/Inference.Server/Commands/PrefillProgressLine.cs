@@ -17,6 +17,7 @@ internal sealed class PrefillProgressLine : IDisposable
     private readonly Timer? _timer;
     private readonly Lock _lock = new();
     private bool _shown, _over;
+    private int _cached;
 
     /// <param name="total">Tokens of the prompt.</param>
     /// <param name="count">Prompt tokens that the engine has processed since it began.</param>
@@ -26,12 +27,16 @@ internal sealed class PrefillProgressLine : IDisposable
         if (!Console.IsErrorRedirected) _timer = new Timer(_ => Show(), null, FirstAfter, Every);
     }
 
+    /// <summary>The reading goes on after so many tokens that are in the cache.</summary>
+    public void Begin(int cached) => Volatile.Write(ref _cached, cached);
+
     /// <summary>E.g. Reading 8,192 of 20,011 tokens, 2,048 tokens/s, 5.77 s left.</summary>
-    public static string Text(long done, long total, TimeSpan elapsed)
+    /// <param name="cached">Part of done that was in the cache and took no time.</param>
+    public static string Text(long done, long total, TimeSpan elapsed, long cached = 0)
     {
         string text = $"Reading {Units.Whole(done)} of {Units.Whole(total)} tokens";
-        if (done == 0) return text;
-        double rate = done / Math.Max(elapsed.TotalSeconds, 1e-9);
+        if (done <= cached) return text;
+        double rate = (done - cached) / Math.Max(elapsed.TotalSeconds, 1e-9);
         return $"{text}, {Units.Digits(rate)} tokens/s, {Units.Time(TimeSpan.FromSeconds((total - done) / rate))} left";
     }
 
@@ -51,8 +56,9 @@ internal sealed class PrefillProgressLine : IDisposable
         {
             if (_over) return;
             _shown = true;
-            long done = Math.Min(_count() - _countBefore, _total);
-            Console.Error.Write($"\r{Text(done, _total, Stopwatch.GetElapsedTime(_start))}\u001b[K");
+            int cached = Volatile.Read(ref _cached);
+            long done = Math.Min(cached + _count() - _countBefore, _total);
+            Console.Error.Write($"\r{Text(done, _total, Stopwatch.GetElapsedTime(_start), cached)}\u001b[K");
         }
     }
 }

@@ -55,7 +55,7 @@ internal static class Settings
             QueueMax, QueueTokensMax, TenantWeights, PriorityAhead, DefaultMaxTokens, DefaultThinking, KvFormat, Dummy];
 
     /// <summary>What a verb takes that loads a model for one user.</summary>
-    public static readonly IReadOnlyList<Setting> OfLocalModel = [Model, Dummy, Backend, Threads, ContextMax, KvCacheBytes, KvFormat];
+    public static readonly IReadOnlyList<Setting> OfLocalModel = [Model, Dummy, Backend, Threads, ContextMax, KvCacheBytes, KvDisk, KvDiskBytes, KvFormat];
 
     public static readonly Setting Listen =
         new("listen", "127.0.0.1:50051", "gRPC without TLS: address:port, several separated by commas; none to switch it off.");

@@ -52,19 +52,98 @@ public sealed partial class RunFileTests
     }
 
     [Fact]
-    public async Task Interrupted_while_it_reads_it_ends_without_a_word()
+    public async Task Interrupted_while_it_reads_it_says_how_far_it_came()
     {
         if (OperatingSystem.IsWindows()) Assert.Skip("signals");
         using var process = Cli.Start("run", "--file", "-", "--ask", "What is the secret code for Tunis?");
         await process.StandardInput.WriteAsync(Story(6000)); // half a minute of reading, about
         process.StandardInput.Close();
         await Task.Delay(TimeSpan.FromSeconds(2), TestContext.Current.CancellationToken);
-        using (var kill = Process.Start("kill", ["-INT", $"{process.Id}"])) kill.WaitForExit();
-        using var limit = new CancellationTokenSource(TimeSpan.FromSeconds(30));
+        Interrupt(process);
+        using var limit = new CancellationTokenSource(TimeSpan.FromSeconds(60));
         Assert.Equal("", await process.StandardOutput.ReadToEndAsync(limit.Token));
-        Assert.Equal("", await process.StandardError.ReadToEndAsync(limit.Token));
+        string error = await process.StandardError.ReadToEndAsync(limit.Token);
         await process.WaitForExitAsync(limit.Token);
         Assert.Equal(130, process.ExitCode);
+        if (error.Length == 0) return; // it had not begun to read
+        Assert.Matches(@"^Stopped after reading [\d,]+ of [\d,]+ tokens; they are lost with this process\. --kv-disk FOLDER keeps them", error);
+    }
+
+    [Fact]
+    public async Task Interrupted_with_a_disk_a_later_process_goes_on()
+    {
+        if (!OperatingSystem.IsLinux()) Assert.Skip("signals and the disk tier");
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["story.txt"], Story(1450));
+        string[] arguments = ["run", "--kv-disk", folder["state"], "--stats", "--file", folder["story.txt"], "--ask", "What is the secret code for Tunis?"];
+        int kept = 0;
+        for (int wait = 1; kept == 0; wait *= 2) // until it had begun to read when the signal came
+        {
+            using var process = Cli.Start(arguments);
+            process.StandardInput.Close();
+            await Task.Delay(TimeSpan.FromSeconds(wait), TestContext.Current.CancellationToken);
+            Interrupt(process);
+            string error = await process.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken);
+            await process.WaitForExitAsync(TestContext.Current.CancellationToken);
+            Assert.True(process.ExitCode == 130, error);
+            var match = Saved().Match(error);
+            if (match.Success) kept = int.Parse(match.Groups[1].Value, NumberStyles.AllowThousands, CultureInfo.InvariantCulture);
+        }
+        var again = Cli.Run(arguments).Succeeds();
+        Assert.Equal("The secret code for Tunis is 6247.\n", again.Out);
+        Assert.Contains($"{kept:N0} cached", again.Error, StringComparison.Ordinal);
+        // And when it has been read, another question finds all of the text but what stands after the last snapshot.
+        var other = Cli.Run([.. arguments[..^1], "What is the secret code for Riga?"]).Succeeds();
+        Assert.Equal("The secret code for Riga is 5498.\n", other.Out);
+        Assert.InRange(int.Parse(Cached().Match(other.Error).Groups[1].Value, NumberStyles.AllowThousands, CultureInfo.InvariantCulture), Math.Max(kept, 14_000), 22_000);
+    }
+
+    [Fact]
+    public async Task A_chat_about_a_text_goes_on_after_its_reading_was_stopped()
+    {
+        if (OperatingSystem.IsWindows()) Assert.Skip("signals");
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["story.txt"], Story(1450));
+        using var process = Cli.Start("chat", "--file", folder["story.txt"]);
+        await process.StandardInput.WriteLineAsync("/stats");
+        await UntilAsync("No answer yet.");
+        await process.StandardInput.WriteLineAsync("What is the secret code for Riga?");
+        await Task.Delay(TimeSpan.FromSeconds(0.7), TestContext.Current.CancellationToken);
+        Interrupt(process);
+        string stopped = await UntilAsync("the next question goes on from there");
+        string kept = Kept().Match(stopped).Groups[1].Value;
+        Assert.NotEqual("0", kept);
+        await process.StandardInput.WriteLineAsync("What is the secret code for Tunis?");
+        await UntilAsync("The secret code for Tunis is 6247.");
+        await process.StandardInput.WriteLineAsync("/stats");
+        Assert.Contains($"{kept} cached", await UntilAsync("all answers"), StringComparison.Ordinal);
+        process.StandardInput.Close();
+        await process.WaitForExitAsync(TestContext.Current.CancellationToken);
+        Assert.Equal(0, process.ExitCode);
+
+        async Task<string> UntilAsync(string text)
+        {
+            using var limit = new CancellationTokenSource(TimeSpan.FromMinutes(5)); // seconds on a quiet machine
+            string seen = "";
+            while (!seen.Contains(text, StringComparison.Ordinal))
+                seen += await process.StandardOutput.ReadLineAsync(limit.Token) + "\n";
+            return seen;
+        }
+    }
+
+    [GeneratedRegex(@"Stopped after reading ([\d,]+) of")]
+    private static partial Regex Kept();
+
+    [GeneratedRegex(@"tokens, of which ([\d,]+) are saved: the same text is read on from there\.")]
+    private static partial Regex Saved();
+
+    [GeneratedRegex(@"([\d,]+) cached")]
+    private static partial Regex Cached();
+
+    private static void Interrupt(Process process)
+    {
+        using var kill = Process.Start("kill", ["-INT", $"{process.Id}"]);
+        kill.WaitForExit();
     }
 
     [Fact]
@@ -92,6 +171,9 @@ public sealed partial class RunFileTests
     {
         Assert.Equal("Reading 8,192 of 20,480 tokens, 2,048 tokens/s, 6.00 s left", PrefillProgressLine.Text(8192, 20_480, TimeSpan.FromSeconds(4)));
         Assert.Equal("Reading 0 of 20,480 tokens", PrefillProgressLine.Text(0, 20_480, TimeSpan.FromSeconds(4)));
+        // What was in the cache says nothing about speed.
+        Assert.Equal("Reading 8,192 of 20,480 tokens, 1,024 tokens/s, 12.0 s left", PrefillProgressLine.Text(8192, 20_480, TimeSpan.FromSeconds(4), 4096));
+        Assert.Equal("Reading 4,096 of 20,480 tokens", PrefillProgressLine.Text(4096, 20_480, TimeSpan.FromSeconds(4), 4096));
     }
 
     // The same draws on every version of the platform: the minimal standard generator.
