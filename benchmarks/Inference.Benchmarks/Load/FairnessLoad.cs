@@ -19,9 +19,8 @@ internal static class FairnessLoad
         var requests = new Requests(server.Client());
         double from = requests.Now + seconds / 5, to = requests.Now + seconds;
         var calls = (await Task.WhenAll(tenants.Select((t, i) => requests.ClosedAsync(t.Shape, t.Clients, seconds, i + 1)))).SelectMany(c => c).ToList();
-        var served = calls.Where(c => c.EndsAt > from && c.EndsAt <= to && c.Status == Grpc.Core.StatusCode.OK).ToList();
-        double all = served.Sum(c => c.Shape.Tokens), weights = tenants.Sum(t => t.Weight);
-        var shares = tenants.Select(t => served.Where(c => c.Shape == t.Shape).Sum(c => c.Shape.Tokens) / all).ToList();
+        double all = calls.Sum(c => c.Within(from, to) * c.Shape.Tokens), weights = tenants.Sum(t => t.Weight);
+        var shares = tenants.Select(t => calls.Where(c => c.Shape == t.Shape).Sum(c => c.Within(from, to) * c.Shape.Tokens) / all).ToList();
         double worst = tenants.Select((t, i) => Math.Abs(shares[i] / (t.Weight / weights) - 1)).Max();
         report.Goal(
             $"{tenants.Length} tenants flood, weights {tenants[0].Name}: shares of {LoadReport.Number(all)} tokens",
@@ -34,9 +33,9 @@ internal static class FairnessLoad
         await using var server = await LoadServer.StartAsync("--sequences-max", "8");
         Shape flood = new("flood", 128, 32), quiet = new("quiet", 128, 32);
         var requests = new Requests(server.Client());
-        double start = requests.Now;
-        int peak = (await requests.ClosedAsync(flood, 16, seconds / 2, 1)).Count;
-        double perSecond = peak / (requests.Now - start) * 0.25;  // half of its fair share
+        double start = requests.Now + seconds / 8, half = requests.Now + seconds / 2;
+        var peak = await requests.ClosedAsync(flood, 16, seconds / 2, 1);
+        double perSecond = peak.Sum(c => c.Within(start, half)) / (half - start) * 0.25;  // half of its fair share
         var alone = await requests.OpenAsync(quiet, perSecond, seconds, 2);
         var flooding = requests.ClosedAsync(flood, 64, seconds * 1.4, 3);
         await Task.Delay(TimeSpan.FromSeconds(seconds / 5));

@@ -9,30 +9,32 @@ namespace Inference.Benchmarks.Load;
 
 internal static class LoadProgram
 {
-    /// <summary>Arguments: [--seconds n, of each part's measurement] [--only fairness|long|overload|cancel|deadline] [--out file] [--note text].</summary>
+    /// <summary>Arguments: [--seconds n, of each measurement of a rate] [--trials n, of cancellation; deadlines have twice as many] [--only fairness|long|overload|cancel|deadline] [--out file] [--note text].</summary>
     public static async Task<int> RunAsync(string[] args)
     {
         double seconds = double.Parse(Option("--seconds") ?? "15", CultureInfo.InvariantCulture);
+        int trials = int.Parse(Option("--trials") ?? "1000", CultureInfo.InvariantCulture);
         string only = Option("--only") ?? "";
         var report = new LoadReport();
         if (Wants("fairness")) await FairnessLoad.RunAsync(report, seconds);
         if (Wants("long")) await LongPromptLoad.RunAsync(report, seconds);
-        if (Wants("overload")) await OverloadLoad.RunAsync(report, seconds);
-        if (Wants("cancel")) await CancellationLoad.RunAsync(report, trials: Trials(1000));
-        if (Wants("deadline")) await DeadlineLoad.RunAsync(report, trials: Trials(2000));
-        string text = Heading(seconds, Option("--note")) + report;
+        if (Wants("overload"))
+            foreach (int threads in new[] { Environment.ProcessorCount - 1, Environment.ProcessorCount }.Where(t => t > 0))
+                await OverloadLoad.RunAsync(report, seconds, threads);
+        if (Wants("cancel")) await CancellationLoad.RunAsync(report, trials);
+        if (Wants("deadline")) await DeadlineLoad.RunAsync(report, 2 * trials);
+        string text = Heading(seconds, trials, Option("--note")) + report;
         Console.WriteLine("\n" + text);
         if (Option("--out") is { } file) await File.WriteAllTextAsync(file, text);
         return report.AllMet ? 0 : 1;
 
         string? Option(string name) => Array.IndexOf(args, name) is >= 0 and var i && i + 1 < args.Length ? args[i + 1] : null;
         bool Wants(string part) => only.Length == 0 || only == part;
-        int Trials(int whole) => seconds >= 15 ? whole : Math.Max(50, (int)(whole * seconds / 15));
     }
 
-    private static string Heading(double seconds, string? note) =>
+    private static string Heading(double seconds, int trials, string? note) =>
         $"# Load\n\n{DateTime.UtcNow:yyyy-MM-dd}, {Environment.ProcessorCount} logical cores, {RuntimeInformation.OSDescription}, {RuntimeInformation.FrameworkDescription}, "
         + $"load average {File.ReadAllText("/proc/loadavg").Split(' ')[0]} at the end.\n\n"
-        + $"`load --seconds {seconds.ToString(CultureInfo.InvariantCulture)}`: Pebble on the Cpu backend, default options but for what a row says, no kept prefixes; server and load "
+        + $"`load --seconds {seconds.ToString(CultureInfo.InvariantCulture)} --trials {trials}`: Pebble on the Cpu backend, default options but for what a row says, no kept prefixes; server and load "
         + $"generator share the cores.{(note is null ? "" : " " + note)}\n\n";
 }

@@ -6,34 +6,52 @@ namespace Inference.Benchmarks.Load;
 internal static class OverloadLoad
 {
     private static readonly Shape Work = new("", 256, 64);
+    private const int Rounds = 3;
     private static readonly TimeSpan Deadline = TimeSpan.FromSeconds(30);
 
-    public static async Task RunAsync(LoadReport report, double seconds)
+    /// <param name="threads">Of the engine: one less than there are cores leaves a core to the network and to the generator.</param>
+    public static async Task RunAsync(LoadReport report, double seconds, int threads)
     {
-        await using var server = await LoadServer.StartAsync("--queue-max", "64");
+        string with = $"{threads} of {Environment.ProcessorCount} cores to the engine";
+        await using var server = await LoadServer.StartAsync("--queue-max", "64", "--threads", $"{threads}");
         var requests = new Requests(server.Client());
         await requests.ClosedAsync(Work, 4, 3, 1);
         double peak = 0;
-        foreach (int clients in (int[])[16, 32, 64]) peak = Math.Max(peak, await GoodputAsync(requests, clients, seconds));
+        int best = 0;
+        foreach (int clients in (int[])[16, 32, 64])
+        {
+            double goodput = await GoodputAsync(requests, clients, seconds);
+            if (goodput > peak) (peak, best) = (goodput, clients);
+        }
         var before = await requests.OpenAsync(Work, peak * 0.5, seconds / 2, 2);
 
-        var processor = server.ProcessorTime;
-        var own = Environment.CpuUsage.TotalTime;
+        // In turns, so that a change of the machine's mood meets both.
+        var calls = new List<Call>();
+        var (peaks, goodputs) = (new List<double>(), new List<double>());
+        Cost atPeak = new(), inOverload = new();
         await using var yardstick = new Yardstick(server.Address);
-        double start = requests.Now;
-        var calls = await requests.OpenAsync(Work, peak * 10, seconds, 3, Deadline);
+        for (int round = 0; round < Rounds; round++)
+        {
+            peaks.Add(await atPeak.AddAsync(server, () => GoodputAsync(requests, best, seconds)));
+            double start = requests.Now;
+            var some = await inOverload.AddAsync(server, () => requests.OpenAsync(Work, peaks[^1] * 10, seconds, 3 + round, Deadline));
+            // The queue is full after a moment and is drained after the end: neither counts.
+            double from = start + seconds / 3, to = start + seconds;
+            goodputs.Add(some.Sum(c => c.Within(from, to)) / (to - from));
+            calls.AddRange(some);
+        }
         string machine = await yardstick.EndAsync();
-        double offered = calls.Count / seconds;
-        // The queue is full after a moment and is drained after the end: neither counts.
-        double from = start + seconds / 5, to = start + seconds;
-        double goodput = calls.Count(c => c.Status == StatusCode.OK && c.EndsAt > from && c.EndsAt <= to) / (to - from);
-        double serverShare = (server.ProcessorTime - processor).TotalSeconds, ownShare = (Environment.CpuUsage.TotalTime - own).TotalSeconds;
+        double offered = calls.Count / seconds / Rounds, ratio = Percentiles.Of(peaks.Zip(goodputs, (p, g) => g / p), 50);
         var refused = calls.Where(c => c.Status == StatusCode.ResourceExhausted).ToList();
         var others = calls.Where(c => c.Status is not (StatusCode.OK or StatusCode.ResourceExhausted)).ToList();
 
-        report.Figure("peak goodput, closed loop of 16, 32, 64 clients (256 + 64 tokens)", $"{LoadReport.Number(peak)} answers/s");
-        report.Figure("offered in overload, open loop", $"{LoadReport.Number(offered)} requests/s; processor time of the server {serverShare:0.0} s, of the generator {ownShare:0.0} s");
-        report.Goal("goodput at 10x the offered load", "at least 95 % of peak", $"{LoadReport.Number(goodput)} answers/s: {LoadReport.Percent(goodput / peak)}", goodput >= 0.95 * peak);
+        report.Figure($"{with}: peak goodput, closed loop of {best} clients (the best of 16, 32, 64), 256 + 64 tokens, {Rounds} rounds",
+            $"{string.Join(", ", peaks.Select(LoadReport.Number))} answers/s; {atPeak}");
+        report.Figure(
+            "offered in overload, open loop, in turns with it", $"{LoadReport.Number(offered)} requests/s; {inOverload}");
+        report.Goal(
+            $"{with}: goodput at 10x the load of the peak", "at least 95 % of peak",
+            $"{string.Join(", ", goodputs.Select(LoadReport.Number))} answers/s: median ratio {LoadReport.Percent(ratio)}", ratio >= 0.95);
         double p99 = Percentiles.Of(refused.Select(c => c.End), 99);
         report.Goal($"refusals ({refused.Count}), p50 and p99 from when they were due", "p99 at most 50 ms", $"{LoadReport.Ms(Percentiles.Of(refused.Select(c => c.End), 50))} and {LoadReport.Ms(p99)}; {machine}", p99 <= 0.05);
         report.Goal("refusals that say when to come back (RetryInfo)", "all", $"{refused.Count(c => c.HasRetryInfo)} of {refused.Count}", refused.All(c => c.HasRetryInfo));
@@ -46,10 +64,29 @@ internal static class OverloadLoad
             $"{LoadReport.Ms(q)} against {LoadReport.Ms(p)}; {after.Count(c => c.Status != StatusCode.OK)} refused", q <= 1.25 * p && after.All(c => c.Status == StatusCode.OK));
     }
 
+    /// <summary>Processor time of server and generator over some time.</summary>
+    private sealed class Cost
+    {
+        private double _server, _generator, _seconds;
+
+        public async Task<T> AddAsync<T>(LoadServer server, Func<Task<T>> what)
+        {
+            var clock = System.Diagnostics.Stopwatch.StartNew();
+            var (s, g) = (server.ProcessorTime, Environment.CpuUsage.TotalTime);
+            var result = await what();
+            _server += (server.ProcessorTime - s).TotalSeconds;
+            _generator += (Environment.CpuUsage.TotalTime - g).TotalSeconds;
+            _seconds += clock.Elapsed.TotalSeconds;
+            return result;
+        }
+
+        public override string ToString() => FormattableString.Invariant($"cores in use: server {_server / _seconds:0.00}, generator {_generator / _seconds:0.00}");
+    }
+
     private static async Task<double> GoodputAsync(Requests requests, int clients, double seconds)
     {
-        double start = requests.Now, from = start + seconds / 5;
+        double start = requests.Now, from = start + seconds / 3;
         var calls = await requests.ClosedAsync(Work, clients, seconds, clients);
-        return calls.Count(c => c.Status == StatusCode.OK && c.EndsAt > from && c.EndsAt <= start + seconds) / (start + seconds - from);
+        return calls.Sum(c => c.Within(from, start + seconds)) / (start + seconds - from);
     }
 }

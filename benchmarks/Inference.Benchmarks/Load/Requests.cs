@@ -32,6 +32,14 @@ internal sealed record Call(Shape Shape, double Due, double? FirstToken, double 
 {
     /// <summary>Seconds since the load began.</summary>
     public double EndsAt => Due + End;
+
+    /// <summary>How much of the answer came between two times, taking its tokens as evenly spread from the first to the last: 0 to 1; 0 if it has no
+    /// good end. Whole answers come in bunches, and would make a rate of them a matter of where the window lies.</summary>
+    public double Within(double from, double to)
+    {
+        if (Status != StatusCode.OK || FirstToken is not { } first || End <= first) return 0;
+        return Math.Max(0, Math.Min(to, EndsAt) - Math.Max(from, Due + first)) / (End - first);
+    }
 }
 
 /// <summary>
@@ -62,18 +70,19 @@ internal sealed class Requests(V1.Completions.CompletionsClient client)
         return [.. await Task.WhenAll(calls)];
     }
 
-    /// <summary>So many clients for so many seconds; calls under way at the end are cancelled and not counted.</summary>
+    /// <summary>So many clients that begin calls for so many seconds, out of step from the start; completes when all calls have ended.</summary>
     public async Task<List<Call>> ClosedAsync(Shape shape, int clients, double seconds, int seed)
     {
-        using var stop = new CancellationTokenSource(TimeSpan.FromSeconds(seconds));
+        double end = Now + seconds;
         var all = await Task.WhenAll(Enumerable.Range(0, clients).Select(i => Task.Run(async () =>
         {
             var random = new Random(seed * 1000 + i);
             var calls = new List<Call>();
-            while (!stop.IsCancellationRequested)
+            await Task.Delay(TimeSpan.FromSeconds(random.NextDouble() * Math.Min(2, seconds / 5)));
+            while (Now < end)
             {
-                var call = await SendAsync(shape, shape.Request(random), Now, null, stop.Token);
-                if (call.Status != StatusCode.Cancelled) calls.Add(call);
+                var call = await SendAsync(shape, shape.Request(random), Now);
+                calls.Add(call);
                 if (call.Status == StatusCode.ResourceExhausted) await Task.Delay(100);
             }
             return calls;

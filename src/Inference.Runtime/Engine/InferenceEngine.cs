@@ -137,8 +137,7 @@ public sealed class InferenceEngine : IAsyncDisposable
     {
         if (State != EngineState.Ready) throw Unavailable();
         _rules.Check(request);
-        if (_gate.TryEnter(request.Tenant, request.PromptTokenIds.Count) is { } full)
-            throw new RequestRejectedException(RejectionReason.Overloaded, full, retryAfter: _gate.RetryAfter);
+        if (_gate.TryEnter(request.Tenant, request.PromptTokenIds.Count) is { } full) throw Overloaded(full);
         ActiveRequest? active = null;
         try
         {
@@ -152,6 +151,14 @@ public sealed class InferenceEngine : IAsyncDisposable
         }
         _wake.Set();
         return new(request.RequestId, active.Outbox.Reader, () => Cancel(active));
+    }
+
+    /// <summary>Refuses at once what would be refused anyway: for callers that have work to do before they can submit, such as reading a long text.
+    /// That it passes promises nothing.</summary>
+    /// <exception cref="RequestRejectedException">The queue has no place for a request of this tenant.</exception>
+    public void CheckRoom(string tenant)
+    {
+        if (_gate.Full(tenant) is { } full) throw Overloaded(full);
     }
 
     /// <summary>
@@ -257,6 +264,8 @@ public sealed class InferenceEngine : IAsyncDisposable
         _signals.Enqueue((active, kind));
         _wake.Set();
     }
+
+    private RequestRejectedException Overloaded(string full) => new(RejectionReason.Overloaded, full, retryAfter: _gate.RetryAfter);
 
     private RequestRejectedException Unavailable() => new(RejectionReason.Unavailable, State switch
     {

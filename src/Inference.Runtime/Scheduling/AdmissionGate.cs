@@ -34,18 +34,30 @@ internal sealed class AdmissionGate(int queueMax, long tokensMax, IReadOnlyDicti
     {
         lock (_lock)
         {
-            var held = _tenants.GetValueOrDefault(tenant);
-            _several |= tenant != (_tenant ??= tenant);
-            double part = Greed * weights.GetValueOrDefault(tenant, 1);
-            if (_waiting >= QueueMax) return $"{_waiting} requests are waiting already.";
-            if (_tokens + tokens > tokensMax) return $"{_tokens} prompt tokens are waiting already; {tokens} more exceed the limit of {tokensMax}.";
-            if (_several && held.Requests >= part * (QueueMax - _waiting))
-                return $"{held.Requests} requests of this tenant are waiting already; the {QueueMax - _waiting} places left are kept for others.";
-            if (_several && held.Tokens > 0 && held.Tokens + tokens > part * (tokensMax - _tokens))
-                return $"{held.Tokens} prompt tokens of this tenant are waiting already; the room for {tokensMax - _tokens} is kept for others.";
-            Move(tenant, held, 1, tokens);
-            return null;
+            string? full = Full(tenant, tokens);
+            if (full is null) Move(tenant, _tenants.GetValueOrDefault(tenant), 1, tokens);
+            return full;
         }
+    }
+
+    /// <summary>What would stand against the shortest request of this tenant now; null: nothing.</summary>
+    public string? Full(string tenant)
+    {
+        lock (_lock) return Full(tenant, 1);
+    }
+
+    private string? Full(string tenant, int tokens)
+    {
+        var held = _tenants.GetValueOrDefault(tenant);
+        _several |= tenant != (_tenant ??= tenant);
+        double part = Greed * weights.GetValueOrDefault(tenant, 1);
+        if (_waiting >= QueueMax) return $"{_waiting} requests are waiting already.";
+        if (_tokens + tokens > tokensMax) return $"{_tokens} prompt tokens are waiting already; {tokens} more exceed the limit of {tokensMax}.";
+        if (_several && held.Requests >= part * (QueueMax - _waiting))
+            return $"{held.Requests} requests of this tenant are waiting already; the {QueueMax - _waiting} places left are kept for others.";
+        if (_several && held.Tokens > 0 && held.Tokens + tokens > part * (tokensMax - _tokens))
+            return $"{held.Tokens} prompt tokens of this tenant are waiting already; the room for {tokensMax - _tokens} is kept for others.";
+        return null;
     }
 
     /// <summary>A place became free, at a time in ticks that never goes back.</summary>

@@ -25,6 +25,7 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
     {
         var model = host.Require(request.Model);
         string tenant = CallTenant.Of(context);
+        model.Engine.CheckRoom(tenant);
         using var turn = request.HasSessionId ? new SessionTurn(model.Sessions, model.Sessions.Begin(tenant, request.SessionId)) : null;
         var read = RequestReader.Read(request, model, Proposed(context), tenant, context.Deadline, DateTimeOffset.UtcNow, turn?.Session);
         using var handle = Submit(model, read, context);
@@ -78,6 +79,7 @@ internal sealed class CompletionService(EngineHost host, ServerOptions options, 
     {
         var model = host.Require(request.Model);
         string tenant = CallTenant.Of(context);
+        model.Engine.CheckRoom(tenant);
         using var turn = request.HasSessionId ? new SessionTurn(model.Sessions, model.Sessions.Begin(tenant, request.SessionId)) : null;
         var read = RequestReader.Read(request, model, Proposed(context), tenant, context.Deadline, DateTimeOffset.UtcNow, turn?.Session);
         using var handle = Submit(model, read, context);

@@ -43,6 +43,17 @@ public sealed class AdmissionGateTests
     }
 
     [Fact]
+    public void What_it_says_without_letting_in_is_what_it_would_say()
+    {
+        var gate = Gate(2);
+        Assert.Null(gate.Full("a"));
+        Assert.True(Enter(gate, "a") && Enter(gate, "a"));
+        Assert.Equal("2 requests are waiting already.", gate.Full("a"));
+        Assert.Equal(gate.TryEnter("b", 1), gate.Full("b"));
+        Assert.Equal(2, gate.Waiting);
+    }
+
+    [Fact]
     public void Tenants_that_flood_share_the_queue_by_weight()
     {
         var gate = Gate(250);

@@ -120,6 +120,20 @@ public sealed class SchedulerTests : IDisposable
     }
 
     [Fact]
+    public void A_prompt_that_is_given_up_costs_its_tenant_only_what_was_computed_of_it()
+    {
+        Make(sequences: 1, stepTokens: 8);
+        var given = New(200, 1, tenant: "a");
+        Step(Submit(given, New(4, 1, tenant: "b"), New(4, 1, tenant: "b"), New(4, 1, tenant: "b"), New(4, 1, tenant: "b"), New(4, 1, tenant: "a")));
+        var account = given.Account;
+        Assert.Equal(200, account.Had);
+        Assert.Equal("2:0+4*", Step(SchedulerEvent.Cancelled(given)));
+        Assert.Equal(8, account.Had);
+        Assert.Equal("3:0+4*", Step());      // b has had 5
+        Assert.Equal("6:0+4*", Step());      // b 10, a 8
+    }
+
+    [Fact]
     public void Priority_goes_ahead_of_what_its_tenant_asked_for_shortly_before_and_of_nothing_older()
     {
         Make(sequences: 1, stepTokens: 8);

@@ -287,6 +287,10 @@ public sealed class CallTests
         var failure = await Rpc.FailureAsync(() => refused);
         failure.Is(StatusCode.ResourceExhausted, ErrorReason.Overloaded);
         Assert.True(failure.Retry!.RetryDelay.ToTimeSpan() > TimeSpan.Zero);
+        // Before anything is read of it: this text would be refused for its length.
+        await server.UntilAsync(() => server.Served.Engine.Queued == 2, "the queue is full");
+        var unread = new V1.GenerateRequest { Text = new string('x', 1 << 19) };
+        (await Rpc.FailureAsync(() => server.Completions.CompleteAsync(unread).ResponseAsync)).Is(StatusCode.ResourceExhausted, ErrorReason.Overloaded);
         stuck.Set();
         calls.Remove(refused);
         foreach (var call in calls)
