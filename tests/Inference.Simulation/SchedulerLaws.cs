@@ -170,6 +170,8 @@ internal sealed class SchedulerLaws(
     {
         if (batch.Started.Count == 0) return;
         bool beside = AnyYields();
+        foreach (var s in scheduler.Waiting)
+            laws.Check(Law.NoStarvation, s.Started && !s.Stalled, batch.Preempted.Contains(s), $"someone new starts before sequence {s.Arrival}, which has started");
         foreach (var started in batch.Started)
         {
             laws.Check(Law.PrefixContent, started.CachedTokens < started.PromptLength, $"the whole prompt of sequence {started.Arrival} was taken from the cache");
