@@ -4,7 +4,7 @@ namespace Inference.Backends;
 
 /// <summary>
 /// Memory that the processor can read: the buffer of the Reference and Cpu backends. 64-byte aligned and never moved.
-/// Large buffers take no physical memory until they are touched. With <c>poison</c> every byte starts as 0xFF (NaN in every
+/// Large buffers take no physical memory until they are touched, and then pages of 2 MB where the system has them. With <c>poison</c> every byte starts as 0xFF (NaN in every
 /// float type we use), so that a test sees a kernel that reads what nobody wrote.
 /// </summary>
 public sealed unsafe class HostBuffer : DeviceBuffer
@@ -15,6 +15,7 @@ public sealed unsafe class HostBuffer : DeviceBuffer
     {
         ArgumentOutOfRangeException.ThrowIfNegative(sizeBytes);
         _data = NativeMemory.AlignedAlloc((nuint)Math.Max(sizeBytes, 64), 64);
+        Cpu.HugePages.Advise(_data, sizeBytes);
         GC.AddMemoryPressure(Math.Max(sizeBytes, 64));
         if (poison) NativeMemory.Fill(_data, (nuint)sizeBytes, 0xFF);
     }

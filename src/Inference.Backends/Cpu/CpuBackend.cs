@@ -66,9 +66,7 @@ public sealed unsafe class CpuBackend : IBackend
         if (bytes > Info.MemoryBytes) throw NoMemory(bytes, purpose, null);
         try
         {
-            var buffer = new HostBuffer(bytes);
-            HugePages.Advise(buffer.Data, bytes);
-            return buffer;
+            return new HostBuffer(bytes);
         }
         catch (OutOfMemoryException e)
         {

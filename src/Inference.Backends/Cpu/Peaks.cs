@@ -20,7 +20,6 @@ public sealed unsafe class Peaks(int threads) : DevicePeaks
     private static HostBuffer Filled()
     {
         var memory = new HostBuffer(MemoryBytes);
-        HugePages.Advise(memory.Data, MemoryBytes);
         new Span<byte>(memory.Data, (int)MemoryBytes).Fill(1);
         return memory;
     }
