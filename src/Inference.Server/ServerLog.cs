@@ -68,4 +68,10 @@ internal static partial class ServerLog
 
     [LoggerMessage(17, LogLevel.Debug, "{Method} ended with {Status} after {Milliseconds} ms")]
     public static partial void CallEnded(ILogger logger, string method, string status, double milliseconds);
+
+    [LoggerMessage(30, LogLevel.Critical, "The engine does not get on: no step and no ending for {Seconds} s, with {Running} requests running and {Waiting} waiting. The server says that it is not ready.")]
+    public static partial void EngineStuck(ILogger logger, double seconds, int running, int waiting);
+
+    [LoggerMessage(31, LogLevel.Warning, "The engine gets on again; the server is ready.")]
+    public static partial void EngineGetsOn(ILogger logger);
 }

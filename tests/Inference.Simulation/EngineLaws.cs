@@ -110,6 +110,8 @@ internal sealed class EngineLaws
             _laws.Check(Law.EndsInTime, s.OutputCount <= client.Stream.Request.OutputTokensMax, $"request {s.Arrival} has {s.OutputCount} tokens");
             _laws.Check(Law.CancelFrees, client.WasCancelled, !client.WasCancelled, "a cancelled request outlived a step");
             _laws.Check(Law.PreemptionBounded, s.Preemptions > 0, s.Preemptions <= 3, "a request lost its pages once too often");
+            // Only who runs, or is being read for, holds anything: what a waiting one kept, the first in the line could lack for ever.
+            if (s is { State: SequenceState.Waiting, Prefix: { } waiting }) _laws.Check(Law.TableCovers, waiting.Node is null || waiting.Restore is { IsReading: true }, $"request {s.Arrival} waits and holds blocks");
             if (s.Prefix is { } path) _laws.Check(Law.PrefixContent, path.Root == Root(client.Stream.Request.Tenant), $"request {s.Arrival} of '{client.Stream.Request.Tenant}' stands on another tenant's root");
         }
     }

@@ -134,7 +134,7 @@ internal sealed class EngineSimulation : ISimulation
         _deviceFaultAt = _random.Next(12) == 0 ? _model.Steps + _random.Next(150) : -1;
         BreakCopies(_random.Next(24) == 0 ? _random.Next(2000) : -1);
         bool stopsEarly = _random.Next(6) == 0;
-        double arrivalRate = _random.NextDouble();
+        double arrivalRate = Math.Max(0.02, _random.NextDouble());
         bool broken = false;
         while (!broken && (_left > 0 || _random.Next(6) != 0) && !(stopsEarly && _random.Next(20) == 0))
         {
@@ -199,11 +199,13 @@ internal sealed class EngineSimulation : ISimulation
         int positions = _random.Next(_disk is null ? 12 : 2) == 0 ? _random.Next(1, room + 20) : _random.Next(1, Math.Min(room, 120) + 1);
         int output = _random.Next(12) == 0 ? 0 : _random.Next(1, Math.Min(positions, 60) + 1);
         int[] prompt = Prompt(positions + 1 - Math.Max(1, output));
+        string tenant = Tenants[_random.Next(4) == 0 ? _random.Next(1, 3) : 0];
+        if (_disk is not null && _random.Next(2) == 0) GoOn(room, ref prompt, ref output, ref tenant);
         return new()
         {
             RequestId = $"r{_clients.Count}",
             PromptTokenIds = prompt,
-            Tenant = Tenants[_random.Next(4) == 0 ? _random.Next(1, 3) : 0],
+            Tenant = tenant,
             OutputTokensMax = _random.Next(40) == 0 ? int.MaxValue - _random.Next(prompt.Length + 5) : output,
             Sampling = Sampling(),
             StopTokenIds = _random.Next(3) == 0 ? [1, 2, 3, 4, 5, 6] : [],
@@ -235,6 +237,18 @@ internal sealed class EngineSimulation : ISimulation
         int common = Math.Min(length, _random.Next(_disk is null ? 2 : 4) > 0 ? conversation.Length : _random.Next(1, conversation.Length + 1));
         conversation.AsSpan(0, common).CopyTo(prompt);
         return prompt;
+    }
+
+    // A whole conversation goes on: what it left on disk is read back, and several such reads want more pages than there are.
+    private void GoOn(int room, ref int[] prompt, ref int output, ref string tenant)
+    {
+        if (_conversations.Count == 0) return;
+        var (of, conversation) = _conversations[_random.Next(_conversations.Count)];
+        int more = _random.Next(1, 8);
+        if (conversation.Length + more > room) return;
+        prompt = [.. conversation, .. Enumerable.Range(0, more).Select(_ => _random.Next(Vocab))];
+        output = Math.Min(output, room - prompt.Length + 1);
+        tenant = of;
     }
 
     private void Act(SimulatedClient client)

@@ -59,7 +59,7 @@ internal sealed class SchedulerSimulation : ISimulation
     public void Run()
     {
         int requests = _random.Next(1, 24);
-        double arrivalRate = _random.NextDouble();
+        double arrivalRate = Math.Max(0.02, _random.NextDouble());
         while (_all.Count < requests || _random.Next(8) != 0)
         {
             while (_all.Count < requests && _random.NextDouble() < arrivalRate) Submit();

@@ -24,7 +24,7 @@ internal static class SeededBugs
         new(2, "a cancellation that comes after the end ends it again", [S, E]),
         new(3, "a read from disk goes on for a request that is gone", [E]),
         new(4, "a request larger than the cache is accepted", [E]),
-        new(5, "reads from disk hold pages that a running request needs, and do not give way", [E]),
+        new(5, "a read from disk that has ended keeps its blocks for a request that waits", [E]),
         new(6, "pages that kept prefixes hold count as free when a request is admitted", [S, E]),
         new(7, "block names without the tenant", [E, S]),
         new(8, "block names cut to 16 bits", [E]),

@@ -275,7 +275,6 @@ internal sealed class PrefixTier : IDisposable
         {
             if (!MakeRoom(restore))
             {
-                if (SeededBug.Is(5)) return true;
                 restore.Read.Cancel();
                 End(restore, 0);
                 return false;
@@ -345,7 +344,7 @@ internal sealed class PrefixTier : IDisposable
     private void End(PrefixRestore restore, int length)
     {
         (restore.IsReading, restore.Length) = (false, length);
-        _prefixes.StandNowhere(restore.Path);
+        if (!SeededBug.Is(5)) _prefixes.StandNowhere(restore.Path);
     }
 
     public void Dispose()

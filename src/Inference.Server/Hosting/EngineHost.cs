@@ -32,7 +32,10 @@ internal sealed class EngineHost : IAsyncDisposable
 
     public ServingState State { get; private set; }
 
-    /// <summary>Raised after each change of <see cref="State"/>, one at a time.</summary>
+    /// <summary>The engine has work and does not get on: not ready, though Serving (<see cref="EngineWatch"/>).</summary>
+    public bool IsStuck { get; private set; }
+
+    /// <summary>Raised after each change of <see cref="State"/> or <see cref="IsStuck"/>, one at a time.</summary>
     public event Action<ServingState>? StateChanged;
 
     /// <summary>Completes when loading failed or the engine broke.</summary>
@@ -121,6 +124,18 @@ internal sealed class EngineHost : IAsyncDisposable
         await _loading;
         if (Loaded is { } model) await model.Engine.DrainAsync(limit);
         Move(ServingState.Stopped);
+    }
+
+    /// <summary>False if it was said before.</summary>
+    public bool MarkStuck(bool stuck)
+    {
+        lock (_lock)
+        {
+            if (stuck == IsStuck) return false;
+            IsStuck = stuck;
+            StateChanged?.Invoke(State);
+            return true;
+        }
     }
 
     private void Move(ServingState state)

@@ -4,7 +4,7 @@ using Grpc.HealthCheck;
 namespace Inference.Server.Hosting;
 
 /// <summary>
-/// Tells grpc.health.v1 what the engine says: SERVING while requests are accepted, NOT_SERVING before and after. The empty name and every
+/// Tells grpc.health.v1 what the engine says: SERVING while requests are accepted and the engine gets on, NOT_SERVING otherwise. The empty name and every
 /// service of ours report the same.
 /// </summary>
 internal sealed class HealthReporter
@@ -20,11 +20,13 @@ internal sealed class HealthReporter
         _health = health;
         engine.StateChanged += Report;
         Report(engine.State);
+
+        void Report(ServingState state) => Set(state == ServingState.Serving && !engine.IsStuck);
     }
 
-    private void Report(ServingState state)
+    private void Set(bool serving)
     {
-        var status = state == ServingState.Serving ? HealthCheckResponse.Types.ServingStatus.Serving : HealthCheckResponse.Types.ServingStatus.NotServing;
+        var status = serving ? HealthCheckResponse.Types.ServingStatus.Serving : HealthCheckResponse.Types.ServingStatus.NotServing;
         _health.SetStatus("", status);
         foreach (string service in Services) _health.SetStatus(service, status);
     }

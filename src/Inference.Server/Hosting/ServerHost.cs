@@ -199,6 +199,8 @@ internal sealed class ServerHost : IAsyncDisposable
         services.AddSingleton<IHostLifetime>(p => p.GetRequiredService<ShutdownController>());
         services.AddSingleton<HealthServiceImpl>();
         services.AddSingleton<HealthReporter>();
+        services.AddSingleton<EngineWatch>();
+        services.AddHostedService(p => p.GetRequiredService<EngineWatch>());
         services.AddSingleton<RpcMetrics>();
         services.AddSingleton<EngineMetrics>();
         services.AddSingleton<CallInterceptor>();

@@ -41,6 +41,7 @@ internal sealed class EngineMetrics
         Count(meter, "inference.preemptions", "{request}", "Requests whose pages were taken away.", s => s.Preemptions);
         meter.CreateObservableGauge("inference.step.last_duration", () => Stats(s => (double)s.LastStepDuration.TotalSeconds), "s", "Of the last step.");
         meter.CreateObservableGauge("inference.state", State, "{state}", "1 for the state the server is in, 0 for the others.");
+        meter.CreateObservableGauge("inference.stuck", () => host.IsStuck ? 1L : 0L, null, "1 while the engine has work and does not get on.");
         meter.CreateObservableGauge("inference.kv.pages.used", () => Pages(p => p.TotalPages - p.FreePages), "{page}", "Cache pages in use.");
         meter.CreateObservableGauge("inference.kv.pages.total", () => Pages(p => p.TotalPages), "{page}", "Cache pages there are.");
         Disk(meter.CreateObservableGauge, "inference.kv.disk.bytes", "By", "State on disk.", d => d.Bytes);

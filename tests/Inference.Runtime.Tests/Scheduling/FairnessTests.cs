@@ -6,8 +6,8 @@ namespace Inference.Runtime.Tests.Scheduling;
 
 /// <summary>
 /// Tenants that always wait get tokens in proportion to their weights, whatever the sizes of their requests, and one that asks for little is served
-/// as if the flood were not there. Simulated over tens of thousands of tokens, where the random lives of
-/// <see cref="SchedulerSimulationTests"/> are too short to tell.
+/// as if the flood were not there. Simulated over tens of thousands of tokens, where the random lives of the simulation
+/// are too short to tell.
 /// </summary>
 public sealed class FairnessTests
 {

@@ -1,5 +1,5 @@
 // A process that writes extents without a pause is killed at random moments, sixty times, on the real file system. (That does not lose the page
-// cache, so it says nothing about flushing; PowerLossTests do.) The process is this test assembly, entered again through CrashingWriter.
+// cache, so it says nothing about flushing; StoreSimulation does.) The process is this test assembly, entered again through CrashingWriter.
 using System.Diagnostics;
 using System.Globalization;
 using Inference.Runtime.KvCache;
