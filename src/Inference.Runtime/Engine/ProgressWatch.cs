@@ -13,6 +13,7 @@ public sealed class ProgressWatch(TimeSpan limit)
 
     private (long Steps, long Ended, long Read) _seen;
     private TimeSpan _since;
+    private bool _hadWork;
 
     /// <param name="stats">Of the engine, now.</param>
     /// <param name="queued">Accepted requests that have not had a step (<see cref="InferenceEngine.Queued"/>).</param>
@@ -24,7 +25,8 @@ public sealed class ProgressWatch(TimeSpan limit)
         foreach (long count in stats.Finished) ended += count;
         var seen = (stats.Steps, ended, stats.Disk?.BytesRead ?? 0);
         bool work = queued > 0 || stats.Running + stats.Waiting > stats.Stalled;
-        if (!work || seen != _seen) (_seen, _since) = (seen, now);
+        if (!work || !_hadWork || seen != _seen) (_seen, _since) = (seen, now);
+        _hadWork = work;
         var granted = stats.LastStepDuration * StepsGranted;
         return now - _since > (granted > limit ? granted : limit) && !SeededBug.Is(24) ? now - _since : null;
     }

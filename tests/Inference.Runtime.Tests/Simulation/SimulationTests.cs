@@ -7,7 +7,7 @@ namespace Inference.Runtime.Tests.Simulation;
 public sealed class SimulationTests(ITestOutputHelper output)
 {
     // Together more than five million steps, and 50,000 losses of power on a disk that is otherwise good, as many on one that is not.
-    private const int SchedulerSeeds = 32_000, EngineSeeds = 3000, StoreSeeds = 260;
+    private const int SchedulerSeeds = 50_000, EngineSeeds = 3000, StoreSeeds = 260;
 
     /// <summary>They found something once.</summary>
     public static TheoryData<string, int> Replayed => [.. Simulations.Replayed.Select(r => (r.Kind.ToString(), r.Seed))];
