@@ -35,7 +35,7 @@ public sealed class EngineWatchTests
         Assert.Equal((200, "ok\n"), await PageAsync(server, "/livez"));
         Assert.Equal(ServingStatus.NotServing, (await health.CheckAsync(new())).Status);
         Assert.Contains("inference_stuck 1", await MetricsAsync(server), StringComparison.Ordinal);
-        Assert.Contains("does not get on", server.Log.ToString(), StringComparison.Ordinal);
+        Assert.Contains(server.Log.Lines, l => l.Contains("does not get on", StringComparison.Ordinal));
 
         go.Set();
         await answer;
