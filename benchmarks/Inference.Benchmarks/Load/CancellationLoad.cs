@@ -18,7 +18,11 @@ internal static class CancellationLoad
     {
         var values = new Dictionary<string, string>
         {
-            ["listen"] = "127.0.0.1:0", ["http-listen"] = "none", ["log-level"] = "warning", ["prefixes-max"] = "0", ["sequences-max"] = "3",
+            ["listen"] = "127.0.0.1:0",
+            ["http-listen"] = "none",
+            ["log-level"] = "warning",
+            ["prefixes-max"] = "0",
+            ["sequences-max"] = "3",
         };
         var options = new OptionsReader(values, new Dictionary<string, string>(), null).ReadServer();
         await using var host = ServerHost.Build(options, ModelHost.Loader(options.Model), catchSignals: false);

@@ -38,7 +38,9 @@ internal static class DeadlineLoad
         if (!firstToken) busy = [.. busy.Take(4)];
         using var http = new HttpClient(new SocketsHttpHandler { EnableMultipleHttp2Connections = true })
         {
-            BaseAddress = server.Address, DefaultRequestVersion = HttpVersion.Version20, DefaultVersionPolicy = HttpVersionPolicy.RequestVersionExact,
+            BaseAddress = server.Address,
+            DefaultRequestVersion = HttpVersion.Version20,
+            DefaultVersionPolicy = HttpVersionPolicy.RequestVersionExact,
         };
         await Task.Delay(1000);
         await TrialAsync(http, new Random(0), firstToken);

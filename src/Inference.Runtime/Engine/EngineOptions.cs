@@ -83,7 +83,9 @@ public sealed record EngineOptions
         int prefixes = PrefixesMax ?? (KvCapacityTokens is null ? PrefixesFitting(bytes, states) : PrefixesAutomatic);
         var resolved = this with
         {
-            ContextMax = context, PrefixesMax = prefixes, KvCapacityTokens = CapacityTokens(bytes, prefixes, context, states),
+            ContextMax = context,
+            PrefixesMax = prefixes,
+            KvCapacityTokens = CapacityTokens(bytes, prefixes, context, states),
             QueueTokensMax = QueueTokensMax ?? Math.Max(4L * context, QueueTokensAutomatic),
         };
         AtLeast(context, resolved.QueueTokensMax.Value, nameof(QueueTokensMax));
@@ -102,7 +104,8 @@ public sealed record EngineOptions
 
     internal SchedulerLimits Scheduling => new(SequencesMax, StepTokensMax, HeadroomTokens)
     {
-        PriorityAhead = PriorityAhead.Ticks, TenantWeights = TenantWeights,
+        PriorityAhead = PriorityAhead.Ticks,
+        TenantWeights = TenantWeights,
     };
 
     private void CheckRanges(ModelInfo model, BackendInfo backend)

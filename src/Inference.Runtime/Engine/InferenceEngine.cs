@@ -242,7 +242,9 @@ public sealed class InferenceEngine : IAsyncDisposable
                 Interlocked.Increment(ref _arrivals), request.PromptTokenIds, request.OutputTokensMax, Ticks(request.Deadline, now), _cache.CreateTable(),
                 _cache.Prefixes is null ? null : PrefixPath.Begin(request.Tenant, request.Boundaries))
             {
-                Tenant = request.Tenant, Priority = request.Priority, FirstTokenDeadline = Ticks(request.FirstTokenDeadline, now),
+                Tenant = request.Tenant,
+                Priority = request.Priority,
+                FirstTokenDeadline = Ticks(request.FirstTokenDeadline, now),
             },
             Text = _text(request),
             History = TokenHistory.For(request.Sampling, request.PromptTokenIds),

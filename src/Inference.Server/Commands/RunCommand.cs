@@ -61,7 +61,7 @@ internal static class RunCommand
             var (finished, seed) = isRaw
                 ? await ContinueAsync(model, text, generation.Read(parsed), view, cancel)
                 : await AnswerAsync(
-                    new ChatSession(model, generation.Read(parsed), definitions) 
+                    new ChatSession(model, generation.Read(parsed), definitions)
                     {
                         System = parsed.GetValue(system),
                         Thinking = parsed.GetValue(thinking),

@@ -45,7 +45,8 @@ public sealed class FairnessTests
                 {
                     var sequence = new Sequence(
                         ++arrivals, new int[random.Next(load.Prompt / 2, load.Prompt * 3 / 2)], random.Next(load.Output / 2, load.Output * 3 / 2), long.MaxValue,
-                        cache.CreateTable()) { Tenant = load.Tenant };
+                        cache.CreateTable())
+                    { Tenant = load.Tenant };
                     submitted[sequence] = step;
                     events.Add(SchedulerEvent.Submitted(sequence));
                 }

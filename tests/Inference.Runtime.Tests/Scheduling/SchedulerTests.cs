@@ -20,7 +20,9 @@ public sealed class SchedulerTests : IDisposable
         _scheduler = new(
             new(sequences, stepTokens, headroom)
             {
-                PreemptionsMax = preemptions, PriorityAhead = 100, TenantWeights = new Dictionary<string, double> { ["gold"] = 3 },
+                PreemptionsMax = preemptions,
+                PriorityAhead = 100,
+                TenantWeights = new Dictionary<string, double> { ["gold"] = 3 },
             },
             _cache);
     }
@@ -31,7 +33,9 @@ public sealed class SchedulerTests : IDisposable
         int prompt, int output = 10, long deadline = long.MaxValue, string tenant = "", int priority = 0, long firstToken = long.MaxValue) =>
         new(++_arrivals, new int[prompt], output, deadline, _cache.CreateTable())
         {
-            Tenant = tenant, Priority = priority, FirstTokenDeadline = firstToken,
+            Tenant = tenant,
+            Priority = priority,
+            FirstTokenDeadline = firstToken,
         };
 
     private static SchedulerEvent[] Submit(params Sequence[] sequences) => [.. sequences.Select(SchedulerEvent.Submitted)];
