@@ -42,7 +42,14 @@ public sealed class EngineWatchTests
         watch.Look(TimeSpan.FromHours(5));
         Assert.Equal((200, "ok\n"), await PageAsync(server, "/readyz"));
         Assert.Equal(ServingStatus.Serving, (await health.CheckAsync(new())).Status);
-        Assert.Contains("inference_stuck 0", await MetricsAsync(server), StringComparison.Ordinal);
+        // The page is made anew only after a moment.
+        string metrics = await MetricsAsync(server);
+        for (int i = 0; i < 50 && !metrics.Contains("inference_stuck 0", StringComparison.Ordinal); i++)
+        {
+            await Task.Delay(100);
+            metrics = await MetricsAsync(server);
+        }
+        Assert.Contains("inference_stuck 0", metrics, StringComparison.Ordinal);
     }
 
     private static async Task<(int, string)> PageAsync(TestServer server, string path)
