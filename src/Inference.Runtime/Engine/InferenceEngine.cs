@@ -213,7 +213,7 @@ public sealed class InferenceEngine : IAsyncDisposable
             var store = KvStore.Open(folder, PrefixTier.LayoutOf(_model.KvStates, fingerprint), disk.BytesMax, _log);
             _cache.OpenTier(store, backend, () => _wake.Set(), _time, _log, disk.Threads);
             _cache.Prefixes.Tier!.WorthTokens = disk.WorthTokens ?? KvStateSpec.BlockTokens;
-            return new SavedSessions(disk.Open(Path.Combine(disk.Folder, "sessions"), SavedSessions.IsOurs), identity, _model.Info.VocabSize);
+            return new SavedSessions(disk.Open(Path.Combine(disk.Folder, "sessions"), SavedSessions.IsOurs), identity, _model.Info.VocabSize, _log);
         }
         catch (Exception e)
         {

@@ -2,6 +2,7 @@ using System.IO.Hashing;
 using System.Security.Cryptography;
 using System.Text;
 using Inference.Runtime.KvCache.Disk;
+using Microsoft.Extensions.Logging;
 
 namespace Inference.Runtime.Engine;
 
@@ -72,29 +73,27 @@ internal sealed record SavedSession(string Tenant, string Id, DateTimeOffset Cre
 /// The saved sessions of a server, a file each, published as the state is: written, flushed, renamed, folder flushed. One
 /// thread at a time.
 /// </summary>
-internal sealed class SavedSessions(IDisk disk, byte[] model, int vocabSize) : IDisposable
+internal sealed class SavedSessions(IDisk disk, byte[] model, int vocabSize, ILogger log) : IDisposable
 {
     private const string Temporary = ".tmp";
     private const long BytesMax = 1L << 31;
 
     public static bool IsOurs(string name) => name.EndsWith(SavedSession.Extension, StringComparison.Ordinal) || name.EndsWith(Temporary, StringComparison.Ordinal);
 
-    /// <summary>Files that are damaged, and files of other models: they are left where they are.</summary>
-    public int Damaged { get; private set; }
-
-    public int Foreign { get; private set; }
-
+    /// <summary>The sessions of this model. Files that are damaged, and those of other models, are left where they are, and logged.</summary>
     public IReadOnlyList<SavedSession> Load()
     {
+        int damaged = 0, others = 0;
         var sessions = new List<SavedSession>();
         foreach (var (name, length) in disk.List().OrderBy(f => f.Name, StringComparer.Ordinal))
         {
             if (name.EndsWith(Temporary, StringComparison.Ordinal)) disk.Delete(name);
             if (!name.EndsWith(SavedSession.Extension, StringComparison.Ordinal)) continue;
             if (Read(name, length, out bool foreign) is { } session && SavedSession.FileName(session.Tenant, session.Id) == name) sessions.Add(session);
-            else if (foreign) Foreign++;
-            else Damaged++;
+            else if (foreign) others++;
+            else damaged++;
         }
+        if (damaged + others > 0) KvDiskLog.SessionsLeft(log, damaged, others);
         return sessions;
     }
 

@@ -194,8 +194,8 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
         }
     }
 
-    // A session of each length, computed and saved; two that fork from it go on at once, with what follows and with something else. After a
-    // restart it goes on from disk.
+    // A session of each length, computed and saved; two continuations of its fork run at once, with what follows and with something else. After
+    // a restart it goes on from disk.
     private async Task SaveAndRestore(LoadedModel loaded, InferenceEngine plain, int[] run)
     {
         using var folder = new TemporaryFolder();
@@ -211,7 +211,9 @@ public sealed class LengthSweepTests(ITestOutputHelper output)
                 sessions.Create("", id);
                 await sessions.AppendAsync("", id, Tokens[..length], Request("", [], 0), TestContext.Current.CancellationToken);
                 sessions.Fork("", id, $"{id}a");
-                var answers = await Task.WhenAll(Ask(engine, "", next), Ask(engine, "", other));
+                int[] fork;
+                using (var turn = sessions.Begin("", $"{id}a")) fork = turn.Tokens;
+                var answers = await Task.WhenAll(Ask(engine, "", [.. fork, Tokens[length]]), Ask(engine, "", [.. fork, Edited[length]]));
                 Compare(expected[length].Bits, answers[0].Bits, $"length {length}, of a fork");
                 Compare(expected[length].Other, answers[1].Bits, $"length {length}, beside a fork");
                 var saved = await sessions.SaveAsync("", id, Request("", [], 0), TestContext.Current.CancellationToken);

@@ -100,6 +100,28 @@ public sealed class SavedSessionsTests
         Assert.Equal("mine", File.ReadAllText(Path.Combine(folder.Path, "state", "thesis.txt")));
     }
 
+    [Fact(SkipUnless = nameof(IsLinux), Skip = "State on disk needs Linux.")]
+    public async Task A_damaged_session_is_not_used_not_deleted_and_reported()
+    {
+        using var folder = new TemporaryFolder();
+        await using (var server = await StartAsync(folder))
+        {
+            var (sessions, _) = Clients(server);
+            await sessions.CreateSessionAsync(new() { SessionId = "a", Content = Ids(1, 300) });
+            await sessions.SaveSessionAsync(new() { SessionId = "a" });
+        }
+        string file = Assert.Single(Directory.GetFiles(Path.Combine(folder.Path, "sessions"), "*.session"));
+        byte[] bytes = File.ReadAllBytes(file);
+        bytes[bytes.Length / 2] ^= 1;
+        File.WriteAllBytes(file, bytes);
+        await using (var server = await StartAsync(folder))
+        {
+            Assert.Empty((await Clients(server).Sessions.ListSessionsAsync(new())).Sessions);
+            Assert.Contains("1 damaged", server.Log.ToString(), StringComparison.Ordinal);
+        }
+        Assert.Equal(bytes, File.ReadAllBytes(file));
+    }
+
     public static bool IsLinux => OperatingSystem.IsLinux();
 
     private static Task<TestServer> StartAsync(TemporaryFolder folder) =>

@@ -20,6 +20,9 @@ internal static partial class KvDiskLog
     [LoggerMessage(4, LogLevel.Warning, "KV state is not written for {Seconds} seconds after {Failures} failures in a row")]
     public static partial void Paused(ILogger log, double seconds, int failures);
 
+    [LoggerMessage(7, LogLevel.Warning, "Saved sessions left alone: {Damaged} damaged, {Others} of other models")]
+    public static partial void SessionsLeft(ILogger log, int damaged, int others);
+
     [LoggerMessage(5, LogLevel.Warning, "KV extent {Id:x16} could not be read: {Reason}")]
     public static partial void ReadFailed(ILogger log, ulong id, string reason);
 }
