@@ -52,8 +52,15 @@ internal sealed class PageLedger(KvCacheManager cache, Laws laws)
         laws.Check(sequence.State == SequenceState.Finished ? Law.CancelFrees : Law.TableCovers, right,
             $"{spec.Name}: the table of sequence {sequence.Arrival} ({sequence.State}, {sequence.Processed} processed) has pages {first} to {end}");
         _table++;
-        foreach (int page in pages)
+        for (int i = 0; i < pages.Count; i++)
         {
+            int page = pages[i];
+            if (page == BlockTable.NoPage)
+            {
+                laws.Check(Law.TableCovers, spec.Retention == KvRetention.Slot && first + i >= sequence.Processed,
+                    $"{spec.Name}: the table of sequence {sequence.Arrival} ({sequence.Processed} processed) lacks row {first + i}");
+                continue;
+            }
             if (_seen[page] == _table) laws.Check(Law.TableCovers, false, $"{spec.Name}: page {page} is twice in the table of sequence {sequence.Arrival}");
             _seen[page] = _table;
             _tables[kind][page]++;
@@ -92,7 +99,7 @@ internal sealed class PageLedger(KvCacheManager cache, Laws laws)
         var pages = sequence.Table.PageList(kind);
         for (; at < pages.Count; at++)
         {
-            if (at < 0) continue;
+            if (at < 0 || pages[at] == BlockTable.NoPage) continue;
             laws.Check(Law.OneWriter, _tables[kind][pages[at]] == 1, $"{spec.Name}: page {pages[at]}, that sequence {sequence.Arrival} is to write, has {_tables[kind][pages[at]]} tables");
         }
     }

@@ -161,6 +161,7 @@ internal sealed class SchedulerLaws(
         for (int row = chunk.Start / pool.Spec.Ratio; row < rowsEnd; row = (row / pool.Spec.RowsPerPage + 1) * pool.Spec.RowsPerPage)
         {
             int page = pages[row / pool.Spec.RowsPerPage - first];
+            if (page == BlockTable.NoPage && row < rowsEnd - 1) continue;
             laws.Check(Law.OneWriter, pool.References(page) - pool.KeptReferences(page) == 1, $"{pool.Spec.Name}: sequence {chunk.Sequence.Arrival} writes to page {page}, which another has");
         }
     }
@@ -293,7 +294,7 @@ internal sealed class SchedulerLaws(
             var pool = cache.Pools[kind];
             if (pool.Spec.Retention != KvRetention.All)
             {
-                if (pool.FreeCount < pool.Spec.PagesFor(Math.Min(candidate.Length, limits.StepTokensMax))) return false;
+                if (pool.FreeCount < pool.Spec.PagesBetween(0, Math.Min(candidate.Length, limits.StepTokensMax))) return false;
                 continue;
             }
             int free = pool.FreeCount - pool.Spec.PagesFor(Horizon(candidate));

@@ -6,6 +6,8 @@ namespace Inference.Runtime.KvCache;
 /// </summary>
 public sealed class BlockTable(int kinds)
 {
+    public const int NoPage = -1;
+
     private readonly List<int>[] _pages = [.. Enumerable.Range(0, kinds).Select(_ => new List<int>())];
     private readonly int[] _firstPage = new int[kinds];
 
@@ -14,7 +16,7 @@ public sealed class BlockTable(int kinds)
 
     public int FirstPage(int kind) => _firstPage[kind];
 
-    /// <summary>Ids of the pages from <see cref="FirstPage"/> on.</summary>
+    /// <summary>Ids of the pages from <see cref="FirstPage"/> on; <see cref="NoPage"/> for rows that are not stored (<see cref="KvRetention.Slot"/>).</summary>
     public IReadOnlyList<int> Pages(int kind) => _pages[kind];
 
     internal List<int> PageList(int kind) => _pages[kind];

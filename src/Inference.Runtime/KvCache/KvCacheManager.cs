@@ -50,8 +50,11 @@ public sealed class KvCacheManager : IDisposable
         for (int k = 0; k < _pools.Length; k++)
             if (PagesMissing(table, k, length) > _pools[k].FreeCount) return false;
         for (int k = 0; k < _pools.Length; k++)
-            for (int n = PagesMissing(table, k, length); n > 0; n--)
-                table.PageList(k).Add(_pools[k].Take());
+        {
+            if (_pools[k].Spec.Retention == KvRetention.Slot)
+                for (int n = length - 1 - (table.FirstPage(k) + table.Pages(k).Count); n > 0; n--) table.PageList(k).Add(BlockTable.NoPage);
+            for (int n = PagesMissing(table, k, length); n > 0; n--) table.PageList(k).Add(_pools[k].Take());
+        }
         table.Length = Math.Max(table.Length, length);
         return true;
     }
@@ -65,7 +68,8 @@ public sealed class KvCacheManager : IDisposable
             int first = table.FirstPage(k);
             int drop = Math.Min(pages.Count, _pools[k].Spec.FirstPageNeeded(length) - first);
             if (drop <= 0) continue;
-            for (int i = 0; i < drop; i++) _pools[k].Release(pages[i]);
+            for (int i = 0; i < drop; i++)
+                if (pages[i] != BlockTable.NoPage) _pools[k].Release(pages[i]);
             pages.RemoveRange(0, drop);
             table.SetFirstPage(k, first + drop);
         }
@@ -76,7 +80,8 @@ public sealed class KvCacheManager : IDisposable
     {
         for (int k = 0; k < _pools.Length; k++)
         {
-            foreach (int page in table.PageList(k)) _pools[k].Release(page);
+            foreach (int page in table.PageList(k))
+                if (page != BlockTable.NoPage) _pools[k].Release(page);
             table.PageList(k).Clear();
             table.SetFirstPage(k, 0);
         }
@@ -84,8 +89,7 @@ public sealed class KvCacheManager : IDisposable
     }
 
     /// <summary>Pages of a kind that the table lacks for <paramref name="length"/> tokens.</summary>
-    public int PagesMissing(BlockTable table, int kind, int length) =>
-        Math.Max(0, _pools[kind].Spec.PagesFor(length) - (table.FirstPage(kind) + table.Pages(kind).Count));
+    public int PagesMissing(BlockTable table, int kind, int length) => _pools[kind].Spec.PagesBetween(table.Length, length);
 
     /// <summary>Whether one more snapshot can be pinned, in exchange for another: pins take at most half of the pages and half of the snapshots,
     /// so that kept prefixes and requests always have the rest. What snapshots share counts for each.</summary>

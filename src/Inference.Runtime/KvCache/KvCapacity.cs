@@ -10,9 +10,12 @@ public sealed record KvCapacity(int Tokens, int Sequences, int StepTokens, int S
 {
     public int PagesOf(KvStateSpec spec)
     {
-        long pages = spec.Retention == KvRetention.All
-            ? Tokens / spec.PageTokens + Sequences
-            : ((long)Sequences + Snapshots) * PagesPerSequence(spec) + (StepTokens + spec.RowsPerPage - 1) / spec.RowsPerPage + Sequences;
+        long pages = spec.Retention switch
+        {
+            KvRetention.All => Tokens / spec.PageTokens + Sequences,
+            KvRetention.Slot => 2L * Sequences + Snapshots,  // a step reads one and writes another
+            _ => ((long)Sequences + Snapshots) * PagesPerSequence(spec) + (StepTokens + spec.RowsPerPage - 1) / spec.RowsPerPage + Sequences,
+        };
         return checked((int)pages);
     }
 
@@ -31,6 +34,7 @@ public sealed record KvCapacity(int Tokens, int Sequences, int StepTokens, int S
     // Rows that retention keeps between two steps, in pages; they may start and end inside a page.
     internal static int PagesPerSequence(KvStateSpec spec)
     {
+        if (spec.Retention == KvRetention.Slot) return 1;
         int rows = spec.Retention == KvRetention.Window ? spec.RetentionTokens : spec.RetentionTokens * (spec.ChunksBefore + 1);
         return (rows + spec.RowsPerPage - 1) / spec.RowsPerPage + 1;
     }

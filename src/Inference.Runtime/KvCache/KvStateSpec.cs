@@ -12,6 +12,9 @@ public enum KvRetention
     /// <summary>The rows of the unfinished chunk of <see cref="KvStateSpec.RetentionTokens"/> positions, and of
     /// <see cref="KvStateSpec.ChunksBefore"/> whole chunks before it.</summary>
     Chunk,
+    /// <summary>The last row: a state that each token makes anew from the one before it. The rows of other positions are stored only where a
+    /// snapshot is to be taken; the page tables have -1 for them.</summary>
+    Slot,
 }
 
 /// <summary>
@@ -24,7 +27,7 @@ public enum KvRetention
 /// <param name="LayerCount">Layers that keep this kind of row.</param>
 /// <param name="Row">How a row is stored; a number alone means so many F32 elements.</param>
 /// <param name="Ratio">Token positions per row.</param>
-/// <param name="RetentionTokens">Window or chunk size in token positions; unused for <see cref="KvRetention.All"/>.</param>
+/// <param name="RetentionTokens">Window or chunk size in token positions; unused for <see cref="KvRetention.All"/> and <see cref="KvRetention.Slot"/>.</param>
 /// <param name="ChunksBefore">For <see cref="KvRetention.Chunk"/>.</param>
 /// <param name="RowsPerPage">Rows of one physical page; RowsPerPage * Ratio divides <see cref="BlockTokens"/>.</param>
 public sealed record KvStateSpec(
@@ -45,6 +48,11 @@ public sealed record KvStateSpec(
     public static KvStateSpec Chunk(string name, int layers, RowFormat row, int tokens, int chunksBefore, int rowsPerPage) =>
         new(name, layers, row, 1, KvRetention.Chunk, tokens, chunksBefore, rowsPerPage);
 
+    /// <summary>The state of recurrent layers (linear attention, gated DeltaNet, convolutions). Row p is the state after the token at position p; a step
+    /// reads the row before its first token, if there is one, and writes those of its positions that have a page, the last one among them.
+    /// So no state is ever overwritten, and snapshots of it are references like all others.</summary>
+    public static KvStateSpec Slot(string name, int layers, RowFormat row) => new(name, layers, row, 1, KvRetention.Slot, 1, 0, 1);
+
     /// <summary>Token positions of one page.</summary>
     public int PageTokens => RowsPerPage * Ratio;
 
@@ -55,15 +63,24 @@ public sealed record KvStateSpec(
     {
         KvRetention.All => 0,
         KvRetention.Window => Math.Max(0, length - (RetentionTokens - 1)),
+        KvRetention.Slot => Math.Max(0, length - 1),
         _ => Math.Max(0, (length / RetentionTokens - ChunksBefore) * RetentionTokens),
     };
 
     /// <summary>Index of the first page still needed once <paramref name="length"/> tokens were processed.</summary>
     public int FirstPageNeeded(int length) => FirstRowNeeded(length) / RowsPerPage;
 
-    /// <summary>Pages, counted from position 0, that hold the rows of the first <paramref name="length"/> tokens.</summary>
+    /// <summary>Page table entries, counted from position 0, for the rows of the first <paramref name="length"/> tokens.</summary>
     public int PagesFor(int length) => (length / Ratio + RowsPerPage - 1) / RowsPerPage;
 
-    /// <summary>Most pages that one sequence holds at once while a step takes it from <paramref name="start"/> to <paramref name="end"/> tokens.</summary>
-    public int PagesHeld(int start, int end) => Math.Max(0, PagesFor(end) - FirstPageNeeded(start));
+    /// <summary>Pages that must be added to those of <paramref name="start"/> tokens to process the tokens up to <paramref name="end"/>.</summary>
+    public int PagesBetween(int start, int end)
+    {
+        int entries = Math.Max(0, PagesFor(end) - PagesFor(start));
+        return Retention == KvRetention.Slot ? Math.Min(1, entries) : entries;
+    }
+
+    /// <summary>Most pages that one sequence holds at once while a step takes it from <paramref name="start"/> to <paramref name="end"/> tokens, not
+    /// counting those for snapshots on the way.</summary>
+    public int PagesHeld(int start, int end) => Math.Max(0, PagesFor(start) - FirstPageNeeded(start)) + PagesBetween(start, end);
 }

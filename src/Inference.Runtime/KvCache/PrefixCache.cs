@@ -11,8 +11,8 @@ namespace Inference.Runtime.KvCache;
 /// sequence goes on writing: those writes are to rows of n and above. Who resumes at n takes the pages as they are, but a copy of a page that
 /// has room for rows of n and above.
 ///
-/// Snapshots are taken where a sequence has been, from what its table still holds: wherever a step ended, any n it passed. They go when
-/// room is needed, least recently used first; a node goes with the last snapshot, child or sequence that stands on it. Owned by the engine's
+/// Snapshots are taken where a sequence has been, from what its table still holds: wherever a step ended, any n it passed. (Of recurrent state
+/// it holds what was made room for before the step: <see cref="Prepare"/>.) They go when room is needed, least recently used first; a node goes with the last snapshot, child or sequence that stands on it. Owned by the engine's
 /// thread, through the <see cref="Scheduling.Scheduler"/>.
 /// Invariant: each page of a node or snapshot has one reference of the pool's for it.
 /// </summary>
@@ -21,6 +21,7 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     private readonly Dictionary<PrefixHash, Node> _nodes = [];
     private readonly LinkedList<Snapshot> _byUse = [];  // least recently used first
     private readonly List<int> _points = [];
+    private readonly int[] _slots = [.. Enumerable.Range(0, pools.Count).Where(k => pools[k].Spec.Retention == KvRetention.Slot)];
 
     /// <summary>Where snapshots are taken, and which goes first.</summary>
     public SnapshotPolicy Policy { get; set; } = new();
@@ -98,6 +99,48 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     }
 
     /// <summary>
+    /// Before a step takes a sequence from one length to another: makes room for the recurrent states where <see cref="Enter"/> will take snapshots.
+    /// Each takes at most one other snapshot's place, as it would when it is taken; where there is no room, none is taken.
+    /// </summary>
+    /// <param name="spare">Pages of each kind that stay free for the step's other sequences.</param>
+    public void Prepare(BlockTable table, PrefixPath path, int from, int to, int promptLength, int spare)
+    {
+        if (_slots.Length == 0 || path.Lost) return;
+        FindPoints(path, from, to, promptLength);
+        foreach (int point in _points)
+        {
+            if (HoldsSlots(table, point)) continue;
+            if (!HasSlots(spare + 1) && !(Reclaim() && HasSlots(spare + 1))) continue;
+            foreach (int k in _slots) table.PageList(k)[point - 1 - table.FirstPage(k)] = pools[k].Take();
+        }
+    }
+
+    private bool HasSlots(int pages)
+    {
+        foreach (int k in _slots)
+            if (pools[k].FreeCount < pages) return false;
+        return true;
+    }
+
+    // Whether the table has the recurrent state after so many tokens.
+    private bool HoldsSlots(BlockTable table, int length)
+    {
+        foreach (int k in _slots)
+            if (table.Pages(k)[length - 1 - table.FirstPage(k)] == BlockTable.NoPage) return false;
+        return true;
+    }
+
+    // In ascending order.
+    private void FindPoints(PrefixPath path, int from, int to, int promptLength)
+    {
+        _points.Clear();
+        Policy.Between(from, to, promptLength, path.Boundaries, _points);
+        foreach (int wanted in path.Wanted)
+            if (wanted > from && wanted <= to && !_points.Contains(wanted)) _points.Add(wanted);
+        _points.Sort();
+    }
+
+    /// <summary>
     /// Enters what a sequence has computed between two lengths: its whole blocks, and snapshots at the points of the policy and at
     /// <see cref="PrefixPath.Wanted"/>. The table still holds what the step needed, so this comes before <see cref="KvCacheManager.Trim"/>.
     /// </summary>
@@ -105,14 +148,11 @@ internal sealed class PrefixCache(IReadOnlyList<KvPool> pools, int snapshotsMax,
     {
         if (path.Lost) return;
         Place(path);
-        _points.Clear();
-        Policy.Between(from, to, promptLength, path.Boundaries, _points);
-        foreach (int wanted in path.Wanted)
-            if (wanted > from && wanted <= to && !_points.Contains(wanted)) _points.Add(wanted);
+        FindPoints(path, from, to, promptLength);
         path.Wanted.RemoveAll(w => w <= to);
-        _points.Sort();
         foreach (int point in _points)
         {
+            if (!HoldsSlots(table, point)) continue;
             if (!Advance(table, path, tokens, point / BlockTokens)) return;
             var snapshot = Take(table, path.Node!, tokens, point);
             if (snapshot is not null) snapshot.AtMessage |= path.Boundaries.Contains(point);

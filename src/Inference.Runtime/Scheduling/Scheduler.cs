@@ -438,8 +438,7 @@ internal sealed class Scheduler
             }
             else
             {
-                int have = hit is null ? 0 : hit.Pages[kind].Length + pool.Spec.FirstPageNeeded(hit.Length);
-                free -= Math.Max(0, pool.Spec.PagesFor(firstStepEnd) - have);
+                free -= pool.Spec.PagesBetween(hit?.Length ?? 0, firstStepEnd);
             }
             if (free < 0) return false;
         }
@@ -454,6 +453,8 @@ internal sealed class Scheduler
 
     private void Plan(Sequence sequence, int count)
     {
+        _cache.Prefixes?.Prepare(
+            sequence.Table, sequence.Prefix!, sequence.Processed, sequence.Processed + count, sequence.PromptLength, spare: _running.Count);
         bool samples = sequence.OutputTokensMax > 0 && sequence.Processed + count == sequence.Length;
         _batch.Chunks.Add(new(sequence, sequence.Processed, count, samples));
         _batch.TokenCount += count;

@@ -136,8 +136,9 @@ internal sealed class ContextBench : IDisposable
             for (int kind = 0; kind < before.Length; kind++)
             {
                 var (pages, pool) = (table.Pages(kind), _cache.Pools[kind].Tensor);
+                int[] from = [.. pages.Take(Math.Min(sources[kind], before[kind])).Where(p => p != BlockTable.NoPage)];
                 for (int i = before[kind]; i < pages.Count; i++)
-                    _loaded.Backend.Copy(pool.Slice(pages[_random.Next(Math.Min(sources[kind], before[kind]))], 1), pool.Slice(pages[i], 1));
+                    if (pages[i] != BlockTable.NoPage) _loaded.Backend.Copy(pool.Slice(from[_random.Next(from.Length)], 1), pool.Slice(pages[i], 1));
             }
             _cache.Trim(table, to);
         }

@@ -72,6 +72,7 @@ internal static class InspectionTables
             table.AddRow(s.Name, $"{s.LayerCount}", Units.Whole(s.Row.Width), Units.Whole(s.Row.Bytes), $"{s.Ratio}", s.Retention switch
             {
                 KvRetention.All => "all rows",
+                KvRetention.Slot => "state after the last token",
                 KvRetention.Window => $"last {Units.Whole(s.RetentionTokens)} tokens",
                 _ => $"unfinished {Units.Whole(s.RetentionTokens)} tokens" + (s.ChunksBefore > 0 ? $" and {s.ChunksBefore} chunk before" : ""),
             }, s.Retention == KvRetention.All ? $"{Units.Digits(perToken)} B per token" : "constant", Units.Bytes(ModelInspection.BytesOf(s, context)));

@@ -108,6 +108,7 @@ public sealed class KvCacheManagerTests
             [
                 new("a", 1, 1, 1, KvRetention.All, 0, 0, 1 << page), new("b", 1, 1, 4, KvRetention.All, 0, 0, page == 3 ? 2 : 1),
                 KvStateSpec.Window("w", 1, 1, 7, 1 << page), KvStateSpec.Chunk("c", 1, 1, 8, page, 4),
+                KvStateSpec.Slot("s", 1, 1),
             ];
             using var cache = new KvCacheManager(kinds, new(tokens, sequences, step), null);
             var random = new Random(seed);

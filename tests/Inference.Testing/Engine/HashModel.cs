@@ -12,13 +12,14 @@ namespace Inference.Testing;
 /// tables and compares. A page that is foreign, stale, lost or freed too early is therefore an exception here, and a table of another
 /// sequence is a wrong token. What a request must yield is known without any engine: <see cref="Logits(ReadOnlySpan{int}, Span{float})"/>.
 ///
-/// Kinds, in their order: every token (ratio 1), every 4th position and every 128th (or another), a window, a chunk with some before it.
+/// Kinds, in their order: every token (ratio 1), every 4th position and every 128th (or another), a window, a chunk with some before it, the
+/// state after the last token alone (as recurrent layers have it).
 /// </summary>
 public sealed unsafe class HashModel : IModel
 {
     private const int HashFloats = 4;  // 16 bits each: exact in F32
     private const int Width = 2 + HashFloats;
-    private const int WindowTokens = 11, ChunkTokens = 8;
+    private const int WindowTokens = 11, ChunkTokens = 8, SlotKind = 5;
     private const ulong Root = 0x243F6A8885A308D3;
     private readonly int _vocab;
 
@@ -35,6 +36,7 @@ public sealed unsafe class HashModel : IModel
             new($"every-{farRatio}th", 1, Width, farRatio, KvRetention.All, 0, 0, 1),
             KvStateSpec.Window("window", 1, Width, WindowTokens, Math.Max(1, pageRows)),
             KvStateSpec.Chunk("chunk", 1, Width, ChunkTokens, 1, Math.Max(1, pageRows / 2)),
+            KvStateSpec.Slot("slot", 2, Width),
         ];
     }
 
@@ -182,6 +184,7 @@ public sealed unsafe class HashModel : IModel
     {
         3 => position - (WindowTokens - 1),
         4 => position / ChunkTokens * ChunkTokens - ChunkTokens,
+        SlotKind => position - 1,
         _ => 0,
     };
 
@@ -193,11 +196,21 @@ public sealed unsafe class HashModel : IModel
         for (int kind = 1; kind < KvStates.Count; kind++)
         {
             var spec = KvStates[kind];
-            if ((position + 1) % spec.Ratio != 0) continue;
+            if ((position + 1) % spec.Ratio != 0 || (kind == SlotKind && Goes(batch, t) && !IsStored(batch, sequence, position))) continue;
             for (int layer = 0; layer < spec.LayerCount; layer++)
                 Write(Row(batch, kind, sequence, position / spec.Ratio, layer), position / spec.Ratio, layer, Salted(hash, kind, layer));
         }
         return hash;
+    }
+
+    // Its sequence's next token is in this step too.
+    private static bool Goes(ForwardBatch batch, int t) =>
+        t + 1 < batch.TokenCount && batch.Tokens.Sequence.I32()[t + 1] == batch.Tokens.Sequence.I32()[t];
+
+    private static bool IsStored(ForwardBatch batch, int sequence, int position)
+    {
+        var rows = batch.Kv[SlotKind];
+        return rows.PageTable.I32(sequence)[position - rows.FirstPage.I32()[sequence]] != BlockTable.NoPage;
     }
 
     private float* Row(ForwardBatch batch, int kind, int sequence, int row, int layer)
