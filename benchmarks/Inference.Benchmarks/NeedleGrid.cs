@@ -22,29 +22,30 @@ internal sealed class NeedleGrid : IDisposable
 {
     private const int OutputTokensMax = 24, HeadroomTokens = 8192;
     private static readonly TimeSpan ProgressEvery = TimeSpan.FromSeconds(20);
-    private static readonly double[] Depths = [.. Enumerable.Range(0, 11).Select(i => i * 10.0)];
     private static readonly DeepSeekV4ChatEncoding Chat = new(EncodingRelease.Preview);
 
     private readonly CpuBackend _backend;
     private readonly DeepSeekV4 _model;
     private readonly ModelTokenizer _tokenizer;
     private readonly string? _disk;
+    private readonly double[] _depths;
     private readonly Dictionary<string, int> _counts = new(StringComparer.Ordinal);
     private readonly StringBuilder _report = new();
 
-    private NeedleGrid(string folder, int threads, string? disk)
+    private NeedleGrid(string folder, int threads, string? disk, double[] depths)
     {
-        _disk = disk;
+        (_disk, _depths) = (disk, depths);
         _tokenizer = TokenizerFactory.Load(folder);
         _backend = new CpuBackend(threads);
         var opened = ModelFolder.Open(folder);
         _model = DeepSeekV4.Load(DeepSeekV4Config.Read(opened), opened.OpenCheckpoint(), _backend, new DeepSeekV4Options());
     }
 
-    /// <summary>Arguments: [--model folder] [--tokens n,n,...] [--texts n] [--together n] [--disk folder] [--seed n] [--threads n] [--out file] [--note text].</summary>
+    /// <summary>Arguments: [--model folder] [--tokens n,n,...] [--depths n,n,...] [--texts n] [--together n] [--disk folder] [--seed n] [--threads n] [--out file] [--note text]
+    /// [--text-to file], which only writes the first text and says what is to be asked about it (for <c>inference run --file</c>).</summary>
     public static async Task<int> RunAsync(string[] args)
     {
-        string folder = Path.Combine("models", "pebble"), tokens = "8192,32768,131072,1000000", output = "", note = "";
+        string folder = Path.Combine("models", "pebble"), tokens = "8192,32768,131072,1000000", depths = "0,10,20,30,40,50,60,70,80,90,100", output = "", note = "", textTo = "";
         int texts = 1, together = 500_000, seed = 1, threads = CpuTopology.PhysicalCores();
         string? disk = null;
         for (var i = 0; i + 1 < args.Length; i += 2)
@@ -53,6 +54,8 @@ internal sealed class NeedleGrid : IDisposable
             {
                 case "--model": folder = args[i + 1]; break;
                 case "--tokens": tokens = args[i + 1]; break;
+                case "--depths": depths = args[i + 1]; break;
+                case "--text-to": textTo = args[i + 1]; break;
                 case "--texts": texts = Number(args[i + 1]); break;
                 case "--together": together = Number(args[i + 1]); break;
                 case "--disk": disk = args[i + 1]; break;
@@ -63,7 +66,14 @@ internal sealed class NeedleGrid : IDisposable
                 default: throw new ArgumentException($"needle: unknown option {args[i]}");
             }
         }
-        using var grid = new NeedleGrid(folder, threads, disk);
+        using var grid = new NeedleGrid(folder, threads, disk, [.. depths.Split(',').Select(d => double.Parse(d, CultureInfo.InvariantCulture))]);
+        if (textTo.Length > 0)
+        {
+            var text = new NeedleText(seed, Number(tokens.Split(',')[0]), grid._depths, 0, grid.Count);
+            await File.WriteAllTextAsync(textTo, text.Text);
+            foreach (var needle in text.Needles) Console.WriteLine($"{needle.Depth} %: {needle.Question} {needle.Sentence}");
+            return 0;
+        }
         grid.Header(folder, note);
         foreach (int length in tokens.Split(',').Select(Number))
             await grid.MeasureAsync(length, length >= together ? 1 : texts, length >= together, seed);
@@ -86,8 +96,8 @@ internal sealed class NeedleGrid : IDisposable
         Line($"Found: the whole sentence with the right code, greedily. Each text also has two other codes (a text with all depths has the eleven). Same: tokens and");
         Line($"log-probabilities of the answer, bit for bit, when the question is asked again (prefix hit), and by another engine on the saved session (restore).");
         Line($"");
-        Line($"| tokens | texts | {string.Join(" | ", Depths.Select(d => $"{d:0} %"))} | same after a hit | same after a restore | tokens/s | tokens computed after a hit |");
-        Line($"|---|---|{string.Concat(Enumerable.Repeat("---|", Depths.Length))}---|---|---|---|");
+        Line($"| tokens | texts | {string.Join(" | ", _depths.Select(d => $"{d:0} %"))} | same after a hit | same after a restore | tokens/s | tokens computed after a hit |");
+        Line($"|---|---|{string.Concat(Enumerable.Repeat("---|", _depths.Length))}---|---|---|---|");
     }
 
     private void Line(FormattableString line)
@@ -99,13 +109,13 @@ internal sealed class NeedleGrid : IDisposable
 
     private async Task MeasureAsync(int length, int texts, bool together, int seed)
     {
-        var found = new int[Depths.Length];
+        var found = new int[_depths.Length];
         Tally hits = default, restores = default;
         double seconds = 0;
         long computed = 0, recomputed = 0;
         for (int text = 0; text < texts; text++)
         {
-            foreach (double[] depths in together ? [Depths] : Depths.Select(d => new[] { d }))
+            foreach (double[] depths in together ? [_depths] : _depths.Select(d => new[] { d }))
             {
                 var needles = new NeedleText(seed + 1000 * text + (int)depths[0], length, depths, together ? 0 : 2, Count);
                 var answers = await AskAsync(needles, length);
@@ -113,7 +123,7 @@ internal sealed class NeedleGrid : IDisposable
                 {
                     var (first, again, restored) = answers[i];
                     bool right = first.Text.Trim() == needles.Needles[i].Sentence;
-                    if (right) found[Array.IndexOf(Depths, depths[i])]++;
+                    if (right) found[Array.IndexOf(_depths, depths[i])]++;
                     else Console.Error.WriteLine($"{length} tokens, depth {depths[i]}: '{needles.Needles[i].Sentence}' was answered by '{first.Text.Trim()}'");
                     hits.Add(first.SameAs(again));
                     if (restored is not null) restores.Add(first.SameAs(restored));
