@@ -9,18 +9,18 @@ namespace Inference.Benchmarks.Load;
 
 internal static class LoadProgram
 {
-    /// <summary>Arguments: [--seconds n, of each measurement of a rate] [--trials n, of cancellation; deadlines have twice as many] [--only fairness|long|overload|cancel|deadline] [--out file] [--note text].</summary>
+    /// <summary>Arguments: [--seconds n, of each measurement of a rate] [--trials n, of cancellation; deadlines have twice as many] [--only fairness|long|overload|cancel|deadline] [--threads n, of the overloaded engine: by default one less than there are cores, and all] [--out file] [--note text].</summary>
     public static async Task<int> RunAsync(string[] args)
     {
         double seconds = double.Parse(Option("--seconds") ?? "15", CultureInfo.InvariantCulture);
         int trials = int.Parse(Option("--trials") ?? "1000", CultureInfo.InvariantCulture);
         string only = Option("--only") ?? "";
+        int[] threads = Option("--threads") is { } one ? [int.Parse(one, CultureInfo.InvariantCulture)] : [.. new[] { Environment.ProcessorCount - 1, Environment.ProcessorCount }.Where(t => t > 0)];
         var report = new LoadReport();
         if (Wants("fairness")) await FairnessLoad.RunAsync(report, seconds);
         if (Wants("long")) await LongPromptLoad.RunAsync(report, seconds);
         if (Wants("overload"))
-            foreach (int threads in new[] { Environment.ProcessorCount - 1, Environment.ProcessorCount }.Where(t => t > 0))
-                await OverloadLoad.RunAsync(report, seconds, threads);
+            foreach (int count in threads) await OverloadLoad.RunAsync(report, seconds, count);
         if (Wants("cancel")) await CancellationLoad.RunAsync(report, trials);
         if (Wants("deadline")) await DeadlineLoad.RunAsync(report, 2 * trials);
         string text = Heading(seconds, trials, Option("--note")) + report;

@@ -6,7 +6,8 @@
 //
 // Life of a loop. The caller writes the job's fields, then opens the gate: `_gate` = ticket << 32 | Open. A worker that sees a new ticket
 // enters by adding 1 to the gate, takes chunks until there are none, and leaves by subtracting 1. The caller, out of chunks, closes the gate
-// (nobody enters any more) and waits until nobody is inside; only then may the fields change again.
+// (nobody enters any more) and waits until nobody is inside; only then may the fields change again. It looks for a few tens of microseconds, then
+// sleeps, and the last to leave wakes it: a worker that lost its core to another thread can go on on the caller's.
 // Workers look for a new ticket for a few tens of microseconds, then sleep on their own semaphore; whoever clears a worker's `parked` flag
 // owes it a release.
 //
@@ -56,6 +57,8 @@ internal sealed unsafe class WorkerPool : IDisposable
     private readonly long _grainWork;
     private PaddedLong _gate; // ticket << 32 | Open | threads inside
     private PaddedLong _next; // chunks taken
+    private readonly SemaphoreSlim _callerWake = new(0);
+    private int _callerWaits;
     private long _ticket;
     private volatile bool _stopping;
 
@@ -153,8 +156,14 @@ internal sealed unsafe class WorkerPool : IDisposable
         Interlocked.And(ref _gate.Value, ~Open);
         for (var spins = 0; (Volatile.Read(ref _gate.Value) & InsideMask) != 0; spins++)
         {
-            if (spins < 2000) Thread.SpinWait(8);
-            else Thread.Sleep(0); // the worker inside may need this core
+            if (spins < SpinsBeforeSleep / 2)
+            {
+                Thread.SpinWait(10);
+                continue;
+            }
+            // The worker inside has lost its core, to the network perhaps: this one becomes free for it.
+            Interlocked.Exchange(ref _callerWaits, 1);
+            if ((Volatile.Read(ref _gate.Value) & InsideMask) != 0 || Interlocked.Exchange(ref _callerWaits, 0) == 0) _callerWake.Wait();
         }
     }
 
@@ -166,7 +175,8 @@ internal sealed unsafe class WorkerPool : IDisposable
             if (TryEnter(ref served))
             {
                 TakeChunks(worker);
-                Interlocked.Decrement(ref _gate.Value);
+                if (Interlocked.Decrement(ref _gate.Value) is var gate && (gate & (Open | InsideMask)) == 0 && Interlocked.Exchange(ref _callerWaits, 0) != 0)
+                    _callerWake.Release();
                 continue;
             }
             if (SpinForTicket(served)) continue;
@@ -222,5 +232,6 @@ internal sealed unsafe class WorkerPool : IDisposable
         }
         foreach (var seat in _seats)
             seat.Dispose();
+        _callerWake.Dispose();
     }
 }
