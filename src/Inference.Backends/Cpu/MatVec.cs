@@ -6,8 +6,7 @@
 //   row: acc = fma(p, scale, acc) over the chains from acc = 0 (scale is 1 for unscaled formats); then Lanes.Sum(acc).
 // Rows are computed in bands of 4 (one row at the end), so that the activations are loaded once for four rows and chains overlap; a band does its
 // full chains in a method without calls (a call would cost every vector register), the tail of a row comes after it.
-// Prefetch goes to the second-level cache, AheadBytes before use in each row, and from a row's end on to the row of the next band: measured, that
-// is worth a third of the speed (benchmarks/LOG.md).
+// Prefetch goes to the second-level cache, a constant number of bytes before use: measured, that is worth a third of the speed (benchmarks/LOG.md).
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
@@ -17,7 +16,7 @@ namespace Inference.Backends.Cpu;
 internal static unsafe class MatVec
 {
     private const int Band = 4;
-    private const int AheadBytes = 2048;
+    private const int BytesInFlight = 8192;
 
     /// <summary>Rows <paramref name="start"/> .. <paramref name="end"/> - 1 of y. <paramref name="x"/> is packed for the weight.</summary>
     public static void Rows(in WeightView w, int start, int end, float* x, float* y)
@@ -44,12 +43,13 @@ internal static unsafe class MatVec
     }
 
     /// <summary>
-    /// How far ahead of a row's chain the prefetch goes: within the row, and for the chains from <see cref="Switch"/> on to the same row of the
-    /// next band. Zero for a matrix so small that it is in the cache anyway.
+    /// How far ahead of a row's chain the prefetch goes: within the row, and for the chains from <see cref="Switch"/> on to the same row of a later
+    /// band, so that <see cref="BytesInFlight"/> of the matrix are on their way however short its rows are. Zero for a matrix so small that all of its model
+    /// is in the cache.
     /// </summary>
     private readonly struct Ahead
     {
-        private const long SmallBytes = 256 << 10;
+        private const long SmallBytes = 64 << 10;
 
         public readonly nint InRow, NextBand;
         public readonly int Switch;
@@ -57,10 +57,17 @@ internal static unsafe class MatVec
         public Ahead(long rowBytes, int chains, int chainBytes, int rows, long bytes)
         {
             if (bytes < SmallBytes) return;
-            var lead = Math.Min(chains, AheadBytes * Band / rows / chainBytes);
+            if (rows == 1)
+            {
+                InRow = NextBand = BytesInFlight; // rows follow each other
+                return;
+            }
+            var lead = Math.Min(chains, BytesInFlight / rows / chainBytes);
             InRow = (nint)lead * chainBytes;
             NextBand = (nint)(InRow + (rows - 1) * rowBytes);
             Switch = chains - lead;
+            var bandBytes = rows * rowBytes;
+            if (lead == chains) NextBand += (nint)((Math.Max(BytesInFlight, bandBytes) + bandBytes - 1) / bandBytes * bandBytes - bandBytes);
         }
     }
 
@@ -69,10 +76,10 @@ internal static unsafe class MatVec
         int vectors = w.Columns / 16, rest = w.Columns % 16, chains = vectors / 8, chainBytes = 128 * TFormat.BytesPerElement, n = start;
         if (rest == 0)
         {
-            var ahead = new Ahead(w.RowBytes, chains, chainBytes, Band, w.RowBytes * (end - start));
+            var ahead = new Ahead(w.RowBytes, chains, chainBytes, Band, w.RowBytes * w.Rows);
             n += NaturalBands<TFormat>(w.Row(n), w.RowBytes, (end - start) / Band, x, chains, vectors % 8, ahead, y + n);
         }
-        var alone = new Ahead(w.RowBytes, chains, chainBytes, 1, w.RowBytes * (end - start));
+        var alone = new Ahead(w.RowBytes, chains, chainBytes, 1, w.RowBytes * w.Rows);
         for (; n < end; n++)
         {
             var sum = NaturalRow<TFormat>(w.Row(n), x, chains, alone);
@@ -100,16 +107,17 @@ internal static unsafe class MatVec
             {
                 var count = chain < chains ? 8 : tail;
                 if (chain == change) ahead = nextBand;
-                for (var line = 0; ahead != 0 && line < 16 * size * count; line += 64)
-                {
-                    Prefetch(w0 + ahead + line);
-                    Prefetch(w1 + ahead + line);
-                    Prefetch(w2 + ahead + line);
-                    Prefetch(w3 + ahead + line);
-                }
                 Vector512<float> p0 = Vector512<float>.Zero, p1 = p0, p2 = p0, p3 = p0;
                 for (var j = count; j > 0; j--, a += 16)
                 {
+                    // A line at a time: a burst of prefetches would take the places that the loads behind it wait for.
+                    if (ahead != 0 && (j & (4 / size - 1)) == 0)
+                    {
+                        Prefetch(w0 + ahead);
+                        Prefetch(w1 + ahead);
+                        Prefetch(w2 + ahead);
+                        Prefetch(w3 + ahead);
+                    }
                     var v = Vector512.Load(a);
                     p0 = Fma(TFormat.Load(w0), v, p0);
                     p1 = Fma(TFormat.Load(w1), v, p1);
@@ -170,8 +178,19 @@ internal static unsafe class MatVec
         int chains = w.Columns / 128, rest = w.Columns % 128;
         var sums = stackalloc Vector512<float>[1];
         var tail = stackalloc byte[128];
-        var ahead = new Ahead(w.RowBytes, chains, 128, 1, w.RowBytes * (end - start));
-        for (var n = start; n < end; n++)
+        var n = start;
+        if (rest == 0 && w.TileRows % Band == 0 && start % Band == 0 && Avx512Vbmi.IsSupported)
+        {
+            // The rows of a band have the same scales; those of a tile are done at once.
+            var bands = new Ahead(w.RowBytes, chains, 128, Band, w.RowBytes * w.Rows);
+            for (int tile; n + Band <= end; n += tile)
+            {
+                tile = Math.Min(end / Band * Band, (n / w.TileRows + 1) * w.TileRows) - n;
+                Fp8Bands(w.Row(n), w.RowBytes, tile / Band, w.RowScales(n), x, chains, bands, y + n);
+            }
+        }
+        var ahead = new Ahead(w.RowBytes, chains, 128, 1, w.RowBytes * w.Rows);
+        for (; n < end; n++)
         {
             var scales = w.RowScales(n);
             if (Vector512.IsHardwareAccelerated) Fp8Row(w.Row(n), scales, x, chains, ahead, sums);
@@ -186,6 +205,57 @@ internal static unsafe class MatVec
             }
             y[n] = Lanes.Sum(*sums);
         }
+    }
+
+    /// <summary>Bands of rows with the same scales, whole chains, from their first chain to their results.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Fp8Bands(byte* row, long rowBytes, int bands, float* scales, float* x, int chains, in Ahead aheads, float* y)
+    {
+        var tables = new WeightDecoders.Fp8Tables();
+        nint inRow = aheads.InRow, nextBand = aheads.NextBand;
+        var change = aheads.Switch;
+        for (; bands > 0; bands--, row += Band * rowBytes, y += Band)
+        {
+            byte* w0 = row, w1 = row + rowBytes, w2 = w1 + rowBytes, w3 = w2 + rowBytes;
+            Vector512<float> s0 = Vector512<float>.Zero, s1 = s0, s2 = s0, s3 = s0;
+            var a = x;
+            var ahead = inRow;
+            for (var chain = 0; chain < chains; chain++)
+            {
+                if (chain == change) ahead = nextBand;
+                Vector512<float> p0 = Vector512<float>.Zero, p1 = p0, p2 = p0, p3 = p0;
+                for (var half = 0; half < 2; half++, a += 64)
+                {
+                    Prefetch(w0 + ahead);
+                    Prefetch(w1 + ahead);
+                    Prefetch(w2 + ahead);
+                    Prefetch(w3 + ahead);
+                    Vector512<float> a0 = Vector512.Load(a), a1 = Vector512.Load(a + 16), a2 = Vector512.Load(a + 32), a3 = Vector512.Load(a + 48);
+                    p0 = Fp8Step(w0, tables, a0, a1, a2, a3, p0);
+                    p1 = Fp8Step(w1, tables, a0, a1, a2, a3, p1);
+                    p2 = Fp8Step(w2, tables, a0, a1, a2, a3, p2);
+                    p3 = Fp8Step(w3, tables, a0, a1, a2, a3, p3);
+                    w0 += 64;
+                    w1 += 64;
+                    w2 += 64;
+                    w3 += 64;
+                }
+                var scale = Vector512.Create(scales[chain]);
+                s0 = Fma(p0, scale, s0);
+                s1 = Fma(p1, scale, s1);
+                s2 = Fma(p2, scale, s2);
+                s3 = Fma(p3, scale, s3);
+            }
+            Lanes.Sum4(s0, s1, s2, s3).Store(y);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Fp8Step(
+        byte* codes, in WeightDecoders.Fp8Tables tables, Vector512<float> a0, Vector512<float> a1, Vector512<float> a2, Vector512<float> a3, Vector512<float> p)
+    {
+        WeightDecoders.Fp8(codes, tables, out var v0, out var v1, out var v2, out var v3);
+        return Fma(v3, a3, Fma(v2, a2, Fma(v1, a1, Fma(v0, a0, p))));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -232,7 +302,7 @@ internal static unsafe class MatVec
         int chains = w.Columns / 64, rest = w.Columns % 64;
         var sums = stackalloc Vector512<float>[1];
         var tail = stackalloc byte[64];
-        var ahead = new Ahead(w.RowBytes, chains, 64, 1, w.RowBytes * (end - start));
+        var ahead = new Ahead(w.RowBytes, chains, 64, 1, w.RowBytes * w.Rows);
         for (var n = start; n < end; n++)
         {
             var scales = w.RowScales(n);
@@ -292,7 +362,7 @@ internal static unsafe class MatVec
             }
             else
             {
-                var ahead = new Ahead(w.RowBytes, chains, 64, rows, w.RowBytes * (end - start));
+                var ahead = new Ahead(w.RowBytes, chains, 64, rows, w.RowBytes * w.Rows);
                 if (rows == Band) Fp4Band(w.Row(n), w.RowBytes, codes, w.ScaleStride, x, chains, ahead, sums);
                 else if (Vector512.IsHardwareAccelerated) Fp4Row(w.Row(n), codes, x, chains, ahead, sums);
                 else for (var half = 0; half < 2; half++) Fp4HalfRow(w.Row(n) + half * 32, codes + half * 2, x + half * 8, chains, ahead, (float*)sums + half * 8);
