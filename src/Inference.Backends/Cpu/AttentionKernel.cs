@@ -2,7 +2,8 @@
 //
 // The set is cut into segments of SegmentRows rows, counted from its start, and the heads into groups; a piece of work is a token, a segment and a group
 // of heads, so that a row is fetched and decoded once for many heads and one token keeps many threads busy. A piece first brings its rows to F32
-// tiles, which stay in the second-level cache; what follows does not see how rows are stored. Per head and segment s, in this order:
+// tiles, which stay in the second-level cache and serve the next piece if it has the same rows (ratio 128: all tokens of a sequence); what follows
+// does not see how rows are stored. Per head and segment s, in this order:
 //   score_r = Scale * Lanes.Sum(one chain of FMAs over the channels);  m_s = max over r;  w_r = exp(score_r - m_s);
 //   l_s = Lanes.Sum(w, lane r mod 16);  a_s[d] = sum over r of w_r row_r[d]: one FMA chain per ChunkRows rows, chunks added in order.
 // Then per head: M = max(sink, all m_s), f_s = exp(m_s - M), and in the order of s
@@ -71,7 +72,7 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
             segments = needed;
             rows += setRows;
         }
-        body.Batch = first;
+        (body.Batch, body.Tokens) = (first, count);
         body.Segments = segments;
         body.GroupHeads = GroupHeadsMax;
         while (body.GroupHeads > 4 && (long)count * segments * body.HeadGroups < 2 * pool.Threads)
@@ -94,7 +95,7 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
         public RowCodec Codec;
         public long QueriesStride, OutputStride, SelectedStride;
         public int WindowSize, Ratio, SelectedMax, Heads, Width, WidthPadded;
-        public int Batch, Segments, GroupHeads;
+        public int Batch, Tokens, Segments, GroupHeads;
         public bool HasCompressed, Combining;
         public float Scale;
 
@@ -105,6 +106,8 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
 
         // Per worker: row addresses, weights [heads, rows], packed queries [heads, width], the tiles of a segment, and a row for results that nobody wants.
         public readonly long ScratchFloats => 2L * SegmentRows + GroupHeadsMax * (SegmentRows + WidthPadded) + SegmentRows * TilesWidth + WidthPadded;
+
+        private readonly float* Tiles(float* weights) => weights + GroupHeadsMax * (SegmentRows + WidthPadded);
 
         private readonly int TilesWidth => (Width + TileChannels - 1) / TileChannels * TileChannels;
 
@@ -134,36 +137,66 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
                     Combine(Batch + item / Heads, item % Heads);
                 return;
             }
+            // Pieces in the order of segments, tokens, groups of heads: neighbours often have the same rows, and find them decoded.
             var scratch = Scratch + worker * ScratchFloats;
             var rows = (byte**)scratch;
+            var held = default(Held);
             for (var item = start; item < end; item++)
             {
-                var (segment, group) = Math.DivRem(item, HeadGroups);
-                (var token, segment) = Math.DivRem(segment, Segments);
-                var count = FindRows(Batch + token, segment * SegmentRows, rows);
-                if (count > 0) Attend(Batch + token, segment, group * GroupHeads, rows, count, scratch + 2 * SegmentRows);
+                var (token, group) = Math.DivRem(item, HeadGroups);
+                (var segment, token) = Math.DivRem(token, Tokens);
+                var t = Batch + token;
+                var count = (int)Math.Clamp(RowCount(t) - (long)segment * SegmentRows, 0, SegmentRows);
+                if (count == 0) continue;
+                float* weights = scratch + 2 * SegmentRows, tiles = Tiles(weights);
+                if (!held.Serves(this, t, segment, count))
+                {
+                    FindRows(t, segment * SegmentRows, rows);
+                    Decode(rows, count, tiles);
+                    held = new Held { Token = t, Segment = segment, Count = count };
+                }
+                Attend(t, segment, group * GroupHeads, count, weights, tiles);
+            }
+        }
+
+        /// <summary>Whose rows the tiles hold.</summary>
+        private struct Held
+        {
+            public int Token, Segment, Count;
+
+            /// <summary>Whether they are a token's too: its own, or compressed rows that another of its sequence has at the same places, behind a window of
+            /// the same size.</summary>
+            public readonly bool Serves(in Body body, int t, int segment, int count)
+            {
+                if (Count < count || Segment != segment) return false;
+                if (Token == t) return true;
+                int window = body.Position[t] - body.FirstPosition(t) + 1, other = body.Position[Token] - body.FirstPosition(Token) + 1;
+                return body.Selected is null && body.Sequence[Token] == body.Sequence[t] && window == other && window <= segment * SegmentRows;
             }
         }
 
         /// <summary>The addresses of a segment's rows, in the documented order.</summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private readonly int FindRows(int t, int first, byte** rows)
+        private readonly void FindRows(int t, int first, byte** rows)
         {
             int sequence = Sequence[t], position = Position[t], windowRows = position - FirstPosition(t) + 1;
             var end = (int)Math.Min(RowCount(t), (long)first + SegmentRows);
             var count = 0;
             if (first < windowRows)
                 count = Append(Window, sequence, FirstPosition(t) + first, FirstPosition(t) + Math.Min(end, windowRows), rows, 0);
-            if (end <= windowRows) return count;
+            if (end <= windowRows) return;
             int from = Math.Max(first - windowRows, 0), to = end - windowRows;
-            if (Selected is null) return Append(Compressed, sequence, from, to, rows, count);
+            if (Selected is null)
+            {
+                Append(Compressed, sequence, from, to, rows, count);
+                return;
+            }
             var selected = Selected + t * SelectedStride;
             for (var i = from; i < to; i++)
             {
                 if ((uint)selected[i] >= (uint)Visible(t)) ThrowSelected(t, selected[i]);
                 rows[count++] = Compressed.Row(sequence, selected[i]);
             }
-            return count;
         }
 
         private readonly void ThrowSelected(int t, int row) =>
@@ -182,14 +215,13 @@ internal sealed unsafe class AttentionKernel(WorkerPool pool) : IDisposable
         }
 
         /// <summary>One segment for a group of heads: four at a time, the last four filled up with repetitions whose results are dropped.</summary>
-        private readonly void Attend(int t, int segment, int head, byte** rows, int count, float* scratch)
+        private readonly void Attend(int t, int segment, int head, int count, float* weights, float* tiles)
         {
             var heads = Math.Min(GroupHeads, Heads - head);
             var quads = (heads + 3) / 4;
-            float* weights = scratch, queries = weights + GroupHeadsMax * SegmentRows, tiles = queries + (long)GroupHeadsMax * WidthPadded;
+            var queries = weights + GroupHeadsMax * SegmentRows;
             for (var h = 0; h < 4 * quads; h++)
                 PackQuery(Queries + t * QueriesStride + (long)(head + Math.Min(h, heads - 1)) * Width, queries + h / 4 * 4L * WidthPadded + h % 4 * 16);
-            Decode(rows, count, tiles);
             for (var quad = 0; quad < quads; quad += BlockHeads / 4)
                 Scores(tiles, count, queries + quad * 4L * WidthPadded, Math.Min(BlockHeads / 4, quads - quad), weights + quad * 4 * SegmentRows);
             for (var h = 0; h < 4 * quads; h++)
