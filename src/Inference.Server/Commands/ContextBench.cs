@@ -138,7 +138,7 @@ internal sealed class ContextBench : IDisposable
                 var (pages, pool) = (table.Pages(kind), _cache.Pools[kind].Tensor);
                 int[] from = [.. pages.Take(Math.Min(sources[kind], before[kind])).Where(p => p != BlockTable.NoPage)];
                 for (int i = before[kind]; i < pages.Count; i++)
-                    if (pages[i] != BlockTable.NoPage) _loaded.Backend.Copy(pool.Slice(from[_random.Next(from.Length)], 1), pool.Slice(pages[i], 1));
+                    if (pages[i] != BlockTable.NoPage && from.Length > 0) _loaded.Backend.Copy(pool.Slice(from[_random.Next(from.Length)], 1), pool.Slice(pages[i], 1));
             }
             _cache.Trim(table, to);
         }
