@@ -14,55 +14,56 @@ internal sealed class CallInterceptor(RpcMetrics metrics, ShutdownController shu
 {
     public override Task<TResponse> UnaryServerHandler<TRequest, TResponse>(
         TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation) =>
-        AroundAsync(context, () => continuation(request, context));
+        AnswerAsync(context, () => continuation(request, context));
 
     public override Task ServerStreamingServerHandler<TRequest, TResponse>(
         TRequest request, IServerStreamWriter<TResponse> responseStream, ServerCallContext context,
         ServerStreamingServerMethod<TRequest, TResponse> continuation) =>
-        AroundAsync(context, async () =>
-        {
-            await continuation(request, responseStream, context);
-            return true;
-        });
+        StreamAsync(context, () => continuation(request, responseStream, context));
 
     public override Task<TResponse> ClientStreamingServerHandler<TRequest, TResponse>(
         IAsyncStreamReader<TRequest> requestStream, ServerCallContext context, ClientStreamingServerMethod<TRequest, TResponse> continuation) =>
-        AroundAsync(context, () => continuation(requestStream, context));
+        AnswerAsync(context, () => continuation(requestStream, context));
 
     public override Task DuplexStreamingServerHandler<TRequest, TResponse>(
         IAsyncStreamReader<TRequest> requestStream, IServerStreamWriter<TResponse> responseStream, ServerCallContext context,
         DuplexStreamingServerMethod<TRequest, TResponse> continuation) =>
-        AroundAsync(context, async () =>
-        {
-            await continuation(requestStream, responseStream, context);
-            return true;
-        });
+        StreamAsync(context, () => continuation(requestStream, responseStream, context));
 
-    private async Task<T> AroundAsync<T>(ServerCallContext context, Func<Task<T>> handler)
+    private async Task<T> AnswerAsync<T>(ServerCallContext context, Func<Task<T>> handler)
+    {
+        Task<T>? answer = null;
+        var fault = await AroundAsync(context, () => answer = handler());
+        return fault is null ? await answer! : throw fault;
+    }
+
+    // A stream that has failed only says so: a thrown exception would be caught and thrown again on its way, and refusals under load must cost little.
+    private async Task StreamAsync(ServerCallContext context, Func<Task> handler)
+    {
+        if (await AroundAsync(context, handler) is not { } fault) return;
+        foreach (var entry in fault.Trailers) context.ResponseTrailers.Add(entry);
+        context.Status = fault.Status;
+    }
+
+    private async Task<RpcException?> AroundAsync(ServerCallContext context, Func<Task> handler)
     {
         long start = Stopwatch.GetTimestamp();
-        var status = StatusCode.OK;
+        RpcException? fault = null;
         UnreadableMessages.Reached(context.GetHttpContext());
         metrics.Started(context.Method);
         try
         {
-            var result = await handler();
-            if (ServerEnds(context)) throw new RequestException(ErrorReason.Draining, "This server is stopping.");
-            return result;
+            await handler();
+            if (ServerEnds(context)) fault = Translate(new RequestException(ErrorReason.Draining, "This server is stopping."), context);
         }
         catch (Exception e)
         {
-            var mapped = Translate(e, context);
-            status = mapped.StatusCode;
-            if (ReferenceEquals(mapped, e)) throw;
-            throw mapped;
+            fault = Translate(e, context);
         }
-        finally
-        {
-            var elapsed = Stopwatch.GetElapsedTime(start);
-            metrics.Ended(context.Method, status, elapsed);
-            ServerLog.CallEnded(logger, context.Method, status.ToString(), elapsed.TotalMilliseconds);
-        }
+        var elapsed = Stopwatch.GetElapsedTime(start);
+        metrics.Ended(context.Method, fault?.StatusCode ?? StatusCode.OK, elapsed);
+        ServerLog.CallEnded(logger, context.Method, (fault?.StatusCode ?? StatusCode.OK).ToString(), elapsed.TotalMilliseconds);
+        return fault;
     }
 
     private RpcException Translate(Exception e, ServerCallContext context)
