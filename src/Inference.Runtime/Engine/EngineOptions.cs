@@ -51,9 +51,15 @@ public sealed record EngineOptions
 
     public static readonly TimeSpan PriorityAheadDefault = TimeSpan.FromMinutes(1);
 
-    /// <summary>Most prefixes kept for reuse by later requests of the same tenant; 0 = none. Each takes the constant state of a sequence.
+    /// <summary>Most prefixes kept for reuse by later requests; 0 = none. Each takes the constant state of a sequence.
     /// Null = <see cref="PrefixesAutomatic"/>, or fewer: what fits an eighth of the cache.</summary>
     public int? PrefixesMax { get; init; }
+
+    /// <summary>Tenants resume from each other's prefixes. Off: nobody can tell by the time to the first token what another tenant has asked.</summary>
+    public bool SharePrefixes { get; init; }
+
+    /// <summary>Whose kept prefixes a tenant's requests resume from.</summary>
+    internal string PrefixesOf(string tenant) => SharePrefixes ? "" : tenant;
 
     /// <summary>Prefixes kept where memory allows and nothing else is asked for.</summary>
     public const int PrefixesAutomatic = 64;

@@ -111,6 +111,7 @@ internal static class ModelHost
             SequencesMax = options.SequencesMax,
             StepTokensMax = Math.Max(options.StepTokensMax, options.SequencesMax),
             PrefixesMax = options.PrefixesMax,
+            SharePrefixes = options.SharePrefixes,
             Disk = options.KvDisk is { } disk ? new KvDiskOptions(disk, options.KvDiskBytes) : null,
             QueueMax = options.QueueMax,
             QueueTokensMax = options.QueueTokensMax,

@@ -111,6 +111,7 @@ internal sealed class OptionsReader
         {
             QueueTokensMax = Number(Settings.QueueTokensMax, 1, long.MaxValue, NoUnit),
             TenantWeights = TenantWeights(),
+            SharePrefixes = Flag(Settings.SharePrefixes),
             PriorityAhead = Duration(Settings.PriorityAhead, TimeSpan.Zero, TimeSpan.FromDays(1)),
         };
     }

@@ -56,7 +56,7 @@ internal sealed record ServerOptions
     public string Describe() =>
         $"Settings: model {Model.Folder ?? "built in"}{(Model.Dummy ? " with random weights" : "")}, backend {Model.Backend}, threads {Shown(Model.Threads)}, context {Shown(Model.ContextMax)}, "
         + $"cache bytes {Shown(Model.KvCacheBytes)}, sequences {Model.SequencesMax}, step tokens {Model.StepTokensMax}, "
-        + $"rows {(Model.KvFormat is { } f ? KvRowFormats.Names[f] : "auto")}, prefixes {Shown(Model.PrefixesMax)}, disk {Model.KvDisk ?? "none"}, queue {Model.QueueMax} of {Shown(Model.QueueTokensMax)} tokens, "
+        + $"rows {(Model.KvFormat is { } f ? KvRowFormats.Names[f] : "auto")}, prefixes {Shown(Model.PrefixesMax)}{(Model.SharePrefixes ? " shared by tenants" : "")}, disk {Model.KvDisk ?? "none"}, queue {Model.QueueMax} of {Shown(Model.QueueTokensMax)} tokens, "
         + $"weights {(Model.TenantWeights.Count == 0 ? "equal" : string.Join(' ', Model.TenantWeights.Select(w => $"{w.Key}={w.Value}")))}, "
         + $"priority {Model.PriorityAhead.TotalSeconds:0.###} s, "
         + $"max tokens {Shown(Model.DefaultMaxTokens)}, receive {ReceiveBytesMax} bytes, ping {KeepAlivePingDelay.TotalSeconds:0.###}+"
@@ -91,6 +91,9 @@ internal sealed record ModelOptions(
 
     /// <summary>Most prompt tokens waiting; null = auto.</summary>
     public long? QueueTokensMax { get; init; }
+
+    /// <summary>Tenants resume from each other's kept prefixes.</summary>
+    public bool SharePrefixes { get; init; }
 
     /// <summary>Of the tenants that have another than 1.</summary>
     public IReadOnlyDictionary<string, double> TenantWeights { get; init; } = new Dictionary<string, double>();

@@ -31,6 +31,8 @@ internal static class Settings
     public static readonly Setting StepTokensMax = new("step-tokens-max", "256", "Most tokens of one step, over all its requests.");
     public static readonly Setting PrefixesMax = new(
         "prefixes-max", "auto", "Most prompts and answers whose state is kept for requests that begin alike; 0 keeps none. auto: up to 64, in an eighth of the cache.");
+    public static readonly Setting SharePrefixes = new(
+        "share-prefixes", "false", "Tenants (metadata x-tenant) resume from each other's kept prefixes; then the time to a first token can tell one what another has asked.", IsFlag: true);
     public static readonly Setting KvDisk = new(
         "kv-disk", "none", "Folder for sequence state that memory has no room for, and for saved sessions; private to this server.");
     public static readonly Setting KvDiskBytes = new("kv-disk-bytes", "16GiB", "Most bytes of state in that folder.");
@@ -51,7 +53,7 @@ internal static class Settings
 
     /// <summary>What every verb that loads a model takes.</summary>
     public static readonly IReadOnlyList<Setting> OfModel =
-        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, PrefixesMax, KvDisk, KvDiskBytes,
+        [Model, ModelName, Backend, Threads, ContextMax, KvCacheBytes, SequencesMax, StepTokensMax, PrefixesMax, SharePrefixes, KvDisk, KvDiskBytes,
             QueueMax, QueueTokensMax, TenantWeights, PriorityAhead, DefaultMaxTokens, DefaultThinking, KvFormat, Dummy];
 
     /// <summary>What a verb takes that loads a model for one user.</summary>

@@ -20,8 +20,8 @@ public sealed class PrefixCacheTests
         private readonly HostMemoryBackend _backend = new();
         private readonly HashModel _model = new(Vocab, pageRows: 64);
 
-        public Bench(int prefixes = 32, int stepTokens = 64, int tokens = 16384) => Engine = Opened(new InferenceEngine(_model, _backend, r => new LetterText(r),
-            new EngineOptions { SequencesMax = 16, StepTokensMax = stepTokens, KvCapacityTokens = tokens, PrefixesMax = prefixes },
+        public Bench(int prefixes = 32, int stepTokens = 64, int tokens = 16384, bool shared = false) => Engine = Opened(new InferenceEngine(_model, _backend, r => new LetterText(r),
+            new EngineOptions { SequencesMax = 16, StepTokensMax = stepTokens, KvCapacityTokens = tokens, PrefixesMax = prefixes, SharePrefixes = shared },
             new FakeTimeProvider(), NullLogger.Instance));
 
         public InferenceEngine Engine { get; }
@@ -147,6 +147,14 @@ public sealed class PrefixCacheTests
         bench.Run(Tokens(600), "a");
         Assert.Equal(0, bench.Run(Tokens(600), "b"));
         Assert.Equal(599, bench.Run(Tokens(600), "a"));
+        Assert.Equal(599, bench.Run(Tokens(600), "b"));
+    }
+
+    [Fact]
+    public async Task Tenants_share_prefixes_if_they_are_told_to()
+    {
+        await using var bench = new Bench(shared: true);
+        bench.Run(Tokens(600), "a");
         Assert.Equal(599, bench.Run(Tokens(600), "b"));
     }
 

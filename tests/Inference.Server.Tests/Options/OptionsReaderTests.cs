@@ -35,9 +35,9 @@ public sealed class OptionsReaderTests
     public void Tenants_have_the_weights_they_are_given()
     {
         Assert.Empty(Read().Model.TenantWeights);
-        var options = Read(("tenant-weights", "gold=4, free tier=0.5,a=b=1"), ("queue-tokens-max", "9000"), ("priority-ahead", "90s"));
+        var options = Read(("tenant-weights", "gold=4, free tier=0.5,a=b=1"), ("queue-tokens-max", "9000"), ("priority-ahead", "90s"), ("share-prefixes", "true"));
         Assert.Equal([("a=b", 1.0), ("free tier", 0.5), ("gold", 4.0)], options.Model.TenantWeights.Select(w => (w.Key, w.Value)).Order());
-        Assert.Equal((9000, 90), (options.Model.QueueTokensMax, options.Model.PriorityAhead.TotalSeconds));
+        Assert.Equal((9000, 90, true), (options.Model.QueueTokensMax, options.Model.PriorityAhead.TotalSeconds, options.Model.SharePrefixes));
     }
 
     [Fact]
