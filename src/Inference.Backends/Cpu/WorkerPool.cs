@@ -6,7 +6,7 @@
 //
 // Life of a loop. The caller writes the job's fields, then opens the gate: `_gate` = ticket << 32 | Open. A worker that sees a new ticket
 // enters by adding 1 to the gate, takes chunks until there are none, and leaves by subtracting 1. The caller, out of chunks, closes the gate
-// (nobody enters any more) and waits until nobody is inside; only then may the fields change again. It looks for a few tens of microseconds, then
+// (nobody enters any more) and waits until nobody is inside; only then may the fields change again. It looks for 150 microseconds, then
 // sleeps, and the last to leave wakes it: a worker that lost its core to another thread can go on on the caller's.
 // Workers look for a new ticket for a few tens of microseconds, then sleep on their own semaphore; whoever clears a worker's `parked` flag
 // owes it a release.
@@ -29,7 +29,8 @@ internal sealed unsafe class WorkerPool : IDisposable
 {
     private const long Open = 1L << 31;
     private const long InsideMask = Open - 1;
-    private const int SpinsBeforeSleep = 200;
+    private const int SpinsBeforeSleep = 200;       // for a loop: 75 us
+    private const int SpinsBeforeSleepInside = 400; // for a worker that is inside: the length of a chunk, seldom more
 
     /// <summary>Multiply-adds that are worth waking a thread for: about ten microseconds of one.</summary>
     public const long DefaultGrainWork = 200_000;
@@ -156,7 +157,7 @@ internal sealed unsafe class WorkerPool : IDisposable
         Interlocked.And(ref _gate.Value, ~Open);
         for (var spins = 0; (Volatile.Read(ref _gate.Value) & InsideMask) != 0; spins++)
         {
-            if (spins < SpinsBeforeSleep / 2)
+            if (spins < SpinsBeforeSleepInside)
             {
                 Thread.SpinWait(10);
                 continue;
