@@ -9,7 +9,8 @@ namespace Inference.Backends.Operators;
 /// this kind of row has an ordinal in it.</param>
 /// <param name="Format">How a row is stored.</param>
 /// <param name="Layer">Ordinal of the layer in the pool.</param>
-/// <param name="PageTable">I32 [sequences, entries]: page ids.</param>
+/// <param name="PageTable">I32 [sequences, entries]: page ids; -1 behind a sequence's last, and for states of a recurrence on their way through a step that
+/// nobody will read: a kernel passes them and stores nothing.</param>
 /// <param name="FirstPage">I32 [sequences]: the page index (r div RowsPerPage) that entry 0 stands for; pages before it were dropped.</param>
 public readonly record struct PagedRows(Tensor Pool, RowFormat Format, int Layer, Tensor PageTable, Tensor FirstPage)
 {

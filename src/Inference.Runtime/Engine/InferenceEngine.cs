@@ -23,6 +23,9 @@ namespace Inference.Runtime.Engine;
 /// </summary>
 public sealed class InferenceEngine : IAsyncDisposable
 {
+    /// <summary>For state on its way to the disk, once nobody is left to answer.</summary>
+    private static readonly TimeSpan FlushLimit = TimeSpan.FromSeconds(10);
+
     private readonly IModel _model;
     private readonly Func<GenerationRequest, ISequenceText> _text;
     private readonly TimeProvider _time;
@@ -447,6 +450,7 @@ public sealed class InferenceEngine : IAsyncDisposable
         // Requests may have been accepted before the door closed; once it is locked the inbox is final.
         _submissions.Writer.TryComplete();
         if (_submissions.Reader.Count > 0) return false;
+        _cache.Prefixes?.Tier?.Flush(FlushLimit);
         Stop();
         return true;
     }

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Inference.Backends;
 using Inference.Runtime.Engine;
 using Inference.Runtime.KvCache.Disk;
@@ -25,6 +26,7 @@ internal sealed class PrefixTier : IDisposable
     private readonly LinkedList<Offer> _offers = [];     // to be written, oldest first
     private readonly List<(KvTicket Ticket, TaskCompletionSource<bool> Done)> _awaited = [];
     private readonly List<PrefixRestore> _restores = [];  // that are being read
+    private readonly bool _threads;
 
     /// <param name="store">Of the layout <see cref="LayoutOf"/> says; owned from here on.</param>
     /// <param name="wake">Called, on any thread, when a pump has something to do.</param>
@@ -33,7 +35,7 @@ internal sealed class PrefixTier : IDisposable
         PrefixCache prefixes, IReadOnlyList<KvPool> pools, IBackend backend, KvStore store, Action wake, TimeProvider time,
         Microsoft.Extensions.Logging.ILogger log, bool threads)
     {
-        (_prefixes, _pools, _backend, _wake) = (prefixes, pools, backend, wake);
+        (_prefixes, _pools, _backend, _wake, _threads) = (prefixes, pools, backend, wake, threads);
         var layout = store.Layout;
         _tier = new KvTier(store, new KvTierOptions
         {
@@ -135,6 +137,16 @@ internal sealed class PrefixTier : IDisposable
         {
             if (!Continue(_restores[i], ref budget)) _restores.RemoveAt(i);
             else if (budget <= 0) _wake();
+        }
+    }
+
+    /// <summary>Writes what was offered, before an engine ends; what is not on disk by the limit is lost, as is all if the disk fails. Waits.</summary>
+    public void Flush(TimeSpan limit)
+    {
+        for (var clock = Stopwatch.StartNew(); _threads && clock.Elapsed < limit && !_tier.Paused; Thread.Sleep(2))
+        {
+            Pump();
+            if (_offers.Count == 0 && _tier.Counts().WritesQueued == 0) return;
         }
     }
 

@@ -140,7 +140,6 @@ public sealed class ScheduleInvarianceTests(ITestOutputHelper output)
         // Not all at once: what twice the same prompt finds then depends on what was kept, not on who ran beside it.
         foreach (var part in requests.Chunk(100))
             answers.AddRange(await Task.WhenAll(part.Select(engine.Submit).ToList().Select(Read)));
-        while (engine.Stats.Disk is { Waiting: > 0 }) await Task.Delay(10);
         await engine.DrainAsync(TimeSpan.FromSeconds(30));
         return ([.. answers.Select(a => a.Drawn)], (answers.Sum(a => (long)a.Usage.CachedTokens), answers.Sum(a => (long)a.Usage.DiskTokens)));
     }
