@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Inference.Backends.Cpu;
 using Xunit;
 
@@ -41,6 +42,41 @@ public sealed unsafe class WorkerPoolTests
             for (var i = 0; i < items; i++)
                 Assert.Equal(1, times[i]);
             if (loop % 300 == 0) Thread.Sleep(2); // long enough for the workers to fall asleep
+        }
+    }
+
+    private struct Straggle : IParallelBody
+    {
+        private static readonly long Frequency = Stopwatch.Frequency;
+
+        public int* Times;
+        public long Ticks;
+
+        public readonly void Run(int start, int end, int worker)
+        {
+            // The caller takes long enough for the others to come, and they so long that it waits for them.
+            for (var until = Stopwatch.GetTimestamp() + (worker == 0 ? Frequency / 100_000 : Ticks); Stopwatch.GetTimestamp() < until;) Thread.SpinWait(1);
+            for (var i = start; i < end; i++) Interlocked.Increment(ref Times[i]);
+        }
+    }
+
+    /// <summary>Around the moment at which a caller that waits goes to sleep, no wake-up is lost (the loop would not end) and none is left over
+    /// (the next would end too early).</summary>
+    [Theory]
+    [InlineData(2)]
+    [InlineData(3)]
+    public void A_caller_that_fell_asleep_is_woken_once(int threads)
+    {
+        using var pool = new WorkerPool(threads, grainWork: 1);
+        var random = new Random(threads);
+        var times = stackalloc int[64];
+        for (var loop = 0; loop < 3000; loop++)
+        {
+            new Span<int>(times, 64).Clear();
+            var body = new Straggle { Times = times, Ticks = random.Next(0, 400) * Stopwatch.Frequency / 1_000_000 };
+            pool.For(ref body, 64, 1);
+            for (var i = 0; i < 64; i++)
+                Assert.Equal(1, times[i]);
         }
     }
 
