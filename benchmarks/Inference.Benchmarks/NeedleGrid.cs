@@ -93,7 +93,7 @@ internal sealed class NeedleGrid : IDisposable
         Line($"");
         Line($"{DateTime.UtcNow:yyyy-MM-dd}, {CpuTopology.ProcessorName()}, {_backend.Threads} threads, {RuntimeInformation.FrameworkDescription}, {_model.Info.KvFormat} rows. {note}");
         Line($"");
-        Line($"Found: the whole sentence with the right code, greedily. Each text also has two other codes (a text with all depths has the eleven). Same: tokens and");
+        Line($"Found: the whole sentence with the right code, greedily. Each text also has two other codes (a text that is asked for several depths has only theirs). Same: tokens and");
         Line($"log-probabilities of the answer, bit for bit, when the question is asked again (prefix hit), and by another engine on the saved session (restore).");
         Line($"");
         Line($"| tokens | texts | {string.Join(" | ", _depths.Select(d => $"{d:0} %"))} | same after a hit | same after a restore | tokens/s | tokens computed after a hit |");
@@ -132,7 +132,7 @@ internal sealed class NeedleGrid : IDisposable
                 }
             }
         }
-        Line($"| {length:N0} | {(together ? "1 with all depths" : texts)} | {string.Join(" | ", found.Select(f => $"{f}/{texts}"))} | {hits} | {(_disk is null ? "not asked" : restores)} | {computed / seconds:N0} | {(double)recomputed / hits.All:0.#} |");
+        Line($"| {length:N0} | {(together ? $"1 with {_depths.Length} depths" : texts)} | {string.Join(" | ", found.Select(f => $"{f}/{texts}"))} | {hits} | {(_disk is null ? "not asked" : restores)} | {computed / seconds:N0} | {(double)recomputed / hits.All:0.#} |");
     }
 
     /// <summary>Asks for each code of a text: computed as far as needed, again from the cache, again from disk.</summary>
