@@ -59,7 +59,7 @@ public sealed record EngineOptions
     public bool SharePrefixes { get; init; }
 
     /// <summary>Whose kept prefixes a tenant's requests resume from.</summary>
-    internal string PrefixOwner(string tenant) => SharePrefixes ? "" : tenant;
+    internal string PrefixesOf(string tenant) => SharePrefixes ? "" : tenant;
 
     /// <summary>Prefixes kept where memory allows and nothing else is asked for.</summary>
     public const int PrefixesAutomatic = 64;

@@ -243,7 +243,7 @@ public sealed class InferenceEngine : IAsyncDisposable
             Request = request,
             Sequence = new(
                 Interlocked.Increment(ref _arrivals), request.PromptTokenIds, request.OutputTokensMax, Ticks(request.Deadline, now), _cache.CreateTable(),
-                _cache.Prefixes is null ? null : PrefixPath.Begin(Options.PrefixOwner(request.Tenant), request.Boundaries))
+                _cache.Prefixes is null ? null : PrefixPath.Begin(Options.PrefixesOf(request.Tenant), request.Boundaries))
             {
                 Tenant = request.Tenant,
                 Priority = request.Priority,

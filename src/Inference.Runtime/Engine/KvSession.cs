@@ -3,7 +3,7 @@ using Inference.Runtime.KvCache;
 namespace Inference.Runtime.Engine;
 
 /// <summary>A session's facts. Changed by <see cref="KvSessions"/> under its lock, but for what is marked as the engine thread's.</summary>
-internal sealed class KvSession(string tenant, string id, string prefixOwner, DateTimeOffset now)
+internal sealed class KvSession(string tenant, string id, string prefixesOf, DateTimeOffset now)
 {
     private PrefixPath? _path;
     private int[]? _pathTokens;
@@ -11,8 +11,8 @@ internal sealed class KvSession(string tenant, string id, string prefixOwner, Da
     public string Tenant { get; } = tenant;
     public string Id { get; } = id;
 
-    /// <summary><see cref="EngineOptions.PrefixOwner"/>.</summary>
-    public string PrefixOwner { get; } = prefixOwner;
+    /// <summary><see cref="EngineOptions.PrefixesOf"/>.</summary>
+    public string PrefixesOf { get; } = prefixesOf;
 
     public DateTimeOffset CreatedAt { get; } = now;
     public DateTimeOffset UsedAt { get; set; } = now;
@@ -40,7 +40,7 @@ internal sealed class KvSession(string tenant, string id, string prefixOwner, Da
     /// <summary>The names of the tokens' blocks, kept between calls. The engine thread's.</summary>
     public PrefixPath PathOf(int[] tokens)
     {
-        if (_path is null || _pathTokens != tokens) _path = _path is not null && tokens.AsSpan().StartsWith(_pathTokens) ? _path : PrefixPath.Begin(PrefixOwner);
+        if (_path is null || _pathTokens != tokens) _path = _path is not null && tokens.AsSpan().StartsWith(_pathTokens) ? _path : PrefixPath.Begin(PrefixesOf);
         _pathTokens = tokens;
         return _path;
     }

@@ -33,7 +33,7 @@ public sealed class KvSessions : IDisposable
         if (engine.Saved is null) return;
         foreach (var saved in engine.Saved.Load())
         {
-            var session = new KvSession(saved.Tenant, saved.Id, engine.Options.PrefixOwner(saved.Tenant), saved.CreatedAt) { UsedAt = saved.UsedAt, Saved = saved.Tokens };
+            var session = new KvSession(saved.Tenant, saved.Id, engine.Options.PrefixesOf(saved.Tenant), saved.CreatedAt) { UsedAt = saved.UsedAt, Saved = saved.Tokens };
             session.Set(saved.Tokens, saved.AnswerOpen);
             _sessions.Add((saved.Tenant, saved.Id), session);
             _tokens += saved.Tokens.Length;
@@ -49,7 +49,7 @@ public sealed class KvSessions : IDisposable
     /// <exception cref="KvSessionException">The name is taken, or there are too many sessions.</exception>
     public KvSessionInfo Create(string tenant, string? id = null)
     {
-        var session = new KvSession(tenant, id ?? Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)), _engine.Options.PrefixOwner(tenant), _time.GetUtcNow());
+        var session = new KvSession(tenant, id ?? Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)), _engine.Options.PrefixesOf(tenant), _time.GetUtcNow());
         Enter(session);
         return session.Info();
     }
@@ -63,7 +63,7 @@ public sealed class KvSessions : IDisposable
         {
             var from = Find(tenant, id);
             CheckLength(from, length);
-            fork = new KvSession(tenant, newId ?? Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)), _engine.Options.PrefixOwner(tenant), _time.GetUtcNow());
+            fork = new KvSession(tenant, newId ?? Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)), _engine.Options.PrefixesOf(tenant), _time.GetUtcNow());
             fork.Set(length is { } n ? from.Tokens[..n] : from.Tokens, from.AnswerOpen && (length ?? from.Tokens.Length) == from.Tokens.Length);
         }
         Enter(fork);
@@ -337,7 +337,7 @@ public sealed class KvSessions : IDisposable
         var tier = cache.Prefixes!.Tier!;
         KvSession[] sessions;
         lock (_lock) sessions = [.. _sessions.Values.Where(s => s.Saved is { Length: > 0 })];
-        var wanted = sessions.Select(s => tier.Find(PrefixPath.Begin(s.PrefixOwner), s.Saved, s.Saved!.Length)?.Snapshot).ToHashSet();
+        var wanted = sessions.Select(s => tier.Find(PrefixPath.Begin(s.PrefixesOf), s.Saved, s.Saved!.Length)?.Snapshot).ToHashSet();
         foreach (var chain in tier.Saved())
             if (!wanted.Contains(chain.Snapshot)) tier.Release(chain);
         return true;

@@ -51,7 +51,6 @@ public sealed class KvCacheManager : IDisposable
             if (PagesMissing(table, k, length) > _pools[k].FreeCount) return false;
         for (int k = 0; k < _pools.Length; k++)
         {
-            // Of a recurrence only the last row is stored.
             if (_pools[k].Spec.Retention == KvRetention.Slot)
                 for (int n = length - 1 - (table.FirstPage(k) + table.Pages(k).Count); n > 0; n--) table.PageList(k).Add(BlockTable.NoPage);
             for (int n = PagesMissing(table, k, length); n > 0; n--) table.PageList(k).Add(_pools[k].Take());

@@ -73,7 +73,7 @@ internal sealed class ChatSession(LocalModel model, GenerationChoices choices, I
         view.End();
         bool unread = finished.Reason == FinishReason.Cancelled && finished.Usage.OutputTokens == 0;
         int? kept = unread ? await model.KeptAsync(ids) : null;
-        int? saved = About is null || !model.HasDisk ? null
+        int? saved = About is null ? null
             : await About.SaveAsync(ids, model.Served.Encode(encoding.Render(Conversation([ChatMessage.Of(ChatRole.User, About.With(""))]), options)).ToArray());
         return new Answer(ParsedMessage.FromEvents(all), finished, request.Sampling.Seed, kept, saved);
     }

@@ -16,12 +16,13 @@ internal sealed class TextReading(LocalModel model, string text)
     /// <summary>The first message: the text, and a question about it.</summary>
     public string With(string question) => $"{text}\n\n{question}";
 
-    /// <summary>Saves what the cache holds of a prompt's text, if it is more than before. There is a disk.</summary>
+    /// <summary>Saves what the cache holds of a prompt's text, if there is a disk and it is more than before.</summary>
     /// <param name="prompt">A prompt that begins with the text.</param>
     /// <param name="other">The prompt of another question about it: what both begin with belongs to the text.</param>
-    /// <returns>Tokens that are saved.</returns>
-    public async Task<int> SaveAsync(int[] prompt, ReadOnlyMemory<int> other)
+    /// <returns>Tokens that are saved; null without a disk.</returns>
+    public async Task<int?> SaveAsync(int[] prompt, ReadOnlyMemory<int> other)
     {
+        if (!model.HasDisk) return null;
         int[] common = prompt[..prompt.AsSpan().CommonPrefixLength(other.Span)];
         if (_saved < common.Length) _saved = Math.Max(_saved, await model.SaveAsync(_name, common));
         return _saved;
